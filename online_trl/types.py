@@ -1,0 +1,431 @@
+"""The records that flow between the stations of the loop.
+
+Every record is frozen: a station that wants to say something new makes a new record. Records know nothing about SQL,
+HTTP or torch, so that a feedback service can be started without any of the training stack.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from enum import Enum
+from typing import Any, Literal, TypedDict
+
+import uuid_utils
+
+
+class Message(TypedDict):
+    """One chat message, in the conversational format of TRL and of the OpenAI API."""
+
+    role: str
+    content: str
+
+
+def new_id() -> str:
+    """Returns a new UUIDv7, whose text order is its time order (RFC 9562)."""
+    return str(uuid_utils.uuid7())
+
+
+def utcnow() -> datetime:
+    """Returns the present time, timezone-aware, in UTC."""
+    return datetime.now(timezone.utc)
+
+
+class Purpose(str, Enum):
+    """Why an interaction took place. Only `CHAT` is ever trained on."""
+
+    CHAT = "chat"
+    """A user talked to the deployed policy: the source of prompts and of training feedback."""
+    EVALUATION = "evaluation"
+    """A judge was shown an answer to measure a policy version; kept out of the training data."""
+    BACKGROUND = "background"
+    """A front end asked for something no user will read (a title, tags); kept out of the training data."""
+
+
+class FeedbackKind(str, Enum):
+    """What a user can say about one or several answers."""
+
+    BINARY = "binary"
+    RATING = "rating"
+    COMPARISON = "comparison"
+    RANKING = "ranking"
+    CORRECTION = "correction"
+    IMPLICIT = "implicit"
+
+
+class FeedbackSource(str, Enum):
+    """Who said it: a person, a simulation or a model, or a person's behaviour rather than their words."""
+
+    HUMAN = "human"
+    SYNTHETIC = "synthetic"
+    IMPLICIT = "implicit"
+
+
+class InvalidRecordError(ValueError):
+    """A record contradicts itself; the message names the field, the value and what would be accepted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interaction:
+    """
+    One answer that a deployed policy gave.
+
+    Args:
+        prompt (`list[Message]`):
+            Messages up to and including the user turn that was answered.
+        completion (`list[Message]`):
+            Messages that the policy answered with, normally one of role `assistant`.
+        policy_version (`str`):
+            Name of the version that answered, such as `policy-0003`.
+        session_id (`str`):
+            Conversation the answer belongs to.
+        user_id (`str`):
+            Opaque identifier of the user.
+        purpose ([`Purpose`], *optional*, defaults to `Purpose.CHAT`):
+            Why the interaction took place.
+        sampling (`dict[str, Any]`, *optional*):
+            Sampling parameters that were in force: `temperature`, `top_p`, `max_tokens`, `seed` …
+        prompt_ids (`list[int]`, *optional*):
+            Token ids of the prompt, as the engine saw them.
+        completion_ids (`list[int]`, *optional*):
+            Token ids of the completion, as the engine sampled them.
+        logprobs (`list[float]`, *optional*):
+            Log-probability of each token of `completion_ids` under the sampling distribution, in nats.
+        created_at (`datetime`, *optional*):
+            Timezone-aware creation time. Defaults to now.
+        interaction_id (`str`, *optional*):
+            UUIDv7. Defaults to a new one.
+        seq (`int`, *optional*):
+            Position in the log, given by the store at commit.
+
+    Raises:
+        [`InvalidRecordError`]: if the prompt or the completion is empty or not made of messages.
+    """
+
+    prompt: list[Message]
+    completion: list[Message]
+    policy_version: str
+    session_id: str
+    user_id: str
+    purpose: Purpose = Purpose.CHAT
+    sampling: dict[str, Any] = field(default_factory=dict)
+    prompt_ids: list[int] | None = None
+    completion_ids: list[int] | None = None
+    logprobs: list[float] | None = None
+    created_at: datetime = field(default_factory=utcnow)
+    interaction_id: str = field(default_factory=new_id)
+    seq: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_messages("prompt", self.prompt)
+        _check_messages("completion", self.completion)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feedback:
+    """
+    One statement about one or several interactions. It is always late: it names interactions, and they name the policy
+    version that produced them.
+
+    | `kind` | `interaction_ids` | `value` |
+    |---|---|---|
+    | `binary` | one | `True` (thumb up) or `False` |
+    | `rating` | one | `{"score": 4, "low": 1, "high": 5}` |
+    | `comparison` | two | `"first"`, `"second"` or `"tie"` |
+    | `ranking` | two or more | one rank per interaction, 1 is best, equal ranks are ties: `[2, 1, 3, 3]` |
+    | `correction` | one | the user's own rewrite of the answer |
+    | `implicit` | one | name of the signal: `"regenerate"`, `"copy"`, `"abandon"` … |
+
+    Args:
+        kind ([`FeedbackKind`]):
+            What kind of statement this is.
+        interaction_ids (`list[str]`):
+            The interactions it is about.
+        value (`bool`, `dict`, `str`, `list[int]` or `None`):
+            The statement, see the table. `None` takes back the row named by `supersedes`.
+        user_id (`str`):
+            Opaque identifier of the user who said it.
+        source ([`FeedbackSource`], *optional*, defaults to `FeedbackSource.HUMAN`):
+            Who said it.
+        comment (`str`, *optional*):
+            Free text beside the statement.
+        tags (`dict[str, str]`, *optional*):
+            Labels of the sender, kept as they are.
+        supersedes (`str`, *optional*):
+            `feedback_id` of an earlier row that this one replaces (or, with `value=None`, takes back).
+        idempotency_key (`str`, *optional*):
+            The same key twice is one row. Defaults to `feedback_id`.
+        created_at (`datetime`, *optional*):
+            Timezone-aware creation time. Defaults to now.
+        feedback_id (`str`, *optional*):
+            UUIDv7. Defaults to a new one.
+        seq (`int`, *optional*):
+            Position in the log, given by the store at commit.
+
+    Raises:
+        [`InvalidRecordError`]: if `value` or the number of interactions does not fit `kind`.
+    """
+
+    kind: FeedbackKind
+    interaction_ids: list[str]
+    value: Any
+    user_id: str
+    source: FeedbackSource = FeedbackSource.HUMAN
+    comment: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    supersedes: str | None = None
+    idempotency_key: str = ""
+    created_at: datetime = field(default_factory=utcnow)
+    feedback_id: str = field(default_factory=new_id)
+    seq: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.idempotency_key:
+            object.__setattr__(self, "idempotency_key", self.feedback_id)
+        if self.value is None:
+            if self.supersedes is None:
+                raise InvalidRecordError("feedback without a `value` must name the row that it takes back: `supersedes`")
+            return
+        _check_interaction_ids(self.kind, self.interaction_ids)
+        _VALUE_CHECKS[self.kind](self.value, self.interaction_ids)
+
+    @property
+    def score(self) -> float:
+        """Statement as a number in [0, 1]: a thumb is 0 or 1, a rating is scaled from its bounds.
+
+        Raises:
+            [`InvalidRecordError`]: if the kind has no number (comparison, ranking, correction, implicit).
+        """
+        if self.kind is FeedbackKind.BINARY:
+            return float(self.value)
+        if self.kind is FeedbackKind.RATING:
+            low, high = self.value["low"], self.value["high"]
+            return float((self.value["score"] - low) / (high - low))
+        raise InvalidRecordError(f"feedback of kind `{self.kind.value}` has no score; only `binary` and `rating` have one")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferencePair:
+    """
+    Two answers to one prompt, the first preferred, with where that knowledge comes from.
+
+    Args:
+        prompt (`list[Message]`), chosen (`list[Message]`), rejected (`list[Message]`):
+            The row in TRL's conversational preference format.
+        kind ([`FeedbackKind`]):
+            Kind of the feedback it was made from.
+        feedback_ids (`tuple[str, ...]`):
+            Rows of the log it was made from.
+        seq (`int`):
+            Largest `seq` among these rows.
+        margin (`float`, *optional*):
+            By how much the first was preferred, as in TRL's `margin` column.
+        weight (`float`, *optional*, defaults to `1.0`):
+            How much the pair counts, in (0, 1].
+        session_ids, user_ids, policy_versions (`tuple[str, ...]`):
+            Whom and what it came from, without repeats, sorted.
+    """
+
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    kind: FeedbackKind
+    feedback_ids: tuple[str, ...]
+    seq: int
+    margin: float | None = None
+    weight: float = 1.0
+    session_ids: tuple[str, ...] = ()
+    user_ids: tuple[str, ...] = ()
+    policy_versions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnpairedLabel:
+    """
+    One answer with a verdict, in TRL's unpaired preference format, with where the verdict comes from.
+
+    Args:
+        prompt (`list[Message]`), completion (`list[Message]`), label (`bool`):
+            The row in TRL's conversational unpaired format.
+        score (`float`):
+            The verdict in [0, 1], of which `label` is `score > 0.5`.
+        feedback_ids, seq, weight, session_ids, user_ids, policy_versions:
+            As in [`PreferencePair`].
+    """
+
+    prompt: list[Message]
+    completion: list[Message]
+    label: bool
+    score: float
+    feedback_ids: tuple[str, ...]
+    seq: int
+    weight: float = 1.0
+    session_ids: tuple[str, ...] = ()
+    user_ids: tuple[str, ...] = ()
+    policy_versions: tuple[str, ...] = ()
+
+
+class ModelRole(str, Enum):
+    """What a version in the registry is for."""
+
+    POLICY = "policy"
+    REWARD = "reward"
+
+
+class VersionStatus(str, Enum):
+    """What became of a version: `CANDIDATE` until a gate decides, then `LIVE` or `REFUSED`; `RETIRED` once replaced."""
+
+    CANDIDATE = "candidate"
+    LIVE = "live"
+    RETIRED = "retired"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVersion:
+    """
+    One published set of weights.
+
+    Args:
+        name (`str`):
+            Unique name: role and number, such as `policy-0003` or `reward-0012`.
+        role ([`ModelRole`]):
+            What it is for.
+        parent (`str`, *optional*):
+            Version it was trained from.
+        feedback_interval (`tuple[int, int]`, *optional*):
+            Half-open interval `(after, upto]` of `seq` whose feedback it learned from.
+        reward_versions (`tuple[str, ...]`):
+            Reward versions that paid it, in order (policies only).
+        metrics (`dict[str, float]`):
+            What was measured when it was published, such as `reward_accuracy`.
+        config (`dict[str, Any]`):
+            Settings that made it, as far as they are plain values.
+        checksums (`dict[str, str]`):
+            SHA-256 of each file, by relative path.
+        created_at (`datetime`):
+            Timezone-aware publication time.
+        status ([`VersionStatus`]):
+            What became of it.
+        reason (`str`):
+            Why it has that status, in words.
+    """
+
+    name: str
+    role: ModelRole
+    created_at: datetime
+    parent: str | None = None
+    feedback_interval: tuple[int, int] | None = None
+    reward_versions: tuple[str, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
+    status: VersionStatus = VersionStatus.CANDIDATE
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with its 95 % interval and the number of judgements behind it."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class GateCheck:
+    """One condition of a gate: what was measured, what was asked, and whether it held."""
+
+    name: str
+    value: float
+    threshold: float
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GateDecision:
+    """Whether a candidate may replace the incumbent, and why, in words and in numbers."""
+
+    accepted: bool
+    reason: str
+    checks: tuple[GateCheck, ...] = ()
+
+
+def _check_messages(name: str, messages: Sequence[Message]) -> None:
+    if not messages:
+        raise InvalidRecordError(f"`{name}` is empty; it needs at least one message")
+    for message in messages:
+        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+            raise InvalidRecordError(f"`{name}` holds {message!r}; a message is {{'role': …, 'content': …}}")
+
+
+_INTERACTION_COUNTS: dict[FeedbackKind, tuple[int, int | None]] = {
+    FeedbackKind.BINARY: (1, 1),
+    FeedbackKind.RATING: (1, 1),
+    FeedbackKind.COMPARISON: (2, 2),
+    FeedbackKind.RANKING: (2, None),
+    FeedbackKind.CORRECTION: (1, 1),
+    FeedbackKind.IMPLICIT: (1, 1),
+}
+
+
+def _check_interaction_ids(kind: FeedbackKind, interaction_ids: Sequence[str]) -> None:
+    low, high = _INTERACTION_COUNTS[kind]
+    count = len(interaction_ids)
+    if count < low or (high is not None and count > high):
+        wanted = f"{low}" if high == low else f"at least {low}"
+        raise InvalidRecordError(f"feedback of kind `{kind.value}` names {count} interactions; it needs {wanted}")
+    if len(set(interaction_ids)) != count:
+        raise InvalidRecordError("`interaction_ids` names the same interaction twice")
+
+
+def _check_binary(value: Any, _: Sequence[str]) -> None:
+    if not isinstance(value, bool):
+        raise InvalidRecordError(f"a `binary` value is true or false, not {value!r}")
+
+
+def _check_rating(value: Any, _: Sequence[str]) -> None:
+    if not isinstance(value, Mapping) or set(value) != {"score", "low", "high"}:
+        raise InvalidRecordError(f"a `rating` value is {{'score': 4, 'low': 1, 'high': 5}}, not {value!r}")
+    if not all(_is_finite_number(number) for number in value.values()):
+        raise InvalidRecordError(f"a `rating` value holds finite numbers, not {value!r}")
+    if not value["low"] < value["high"] or not value["low"] <= value["score"] <= value["high"]:
+        raise InvalidRecordError(f"a `rating` needs low < high and low <= score <= high, not {value!r}")
+
+
+def _is_finite_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+ComparisonValue = Literal["first", "second", "tie"]
+
+
+def _check_comparison(value: Any, _: Sequence[str]) -> None:
+    if value not in ("first", "second", "tie"):
+        raise InvalidRecordError(f"a `comparison` value is 'first', 'second' or 'tie', not {value!r}")
+
+
+def _check_ranking(value: Any, interaction_ids: Sequence[str]) -> None:
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != len(interaction_ids):
+        raise InvalidRecordError(f"a `ranking` value holds one rank per interaction, not {value!r}")
+    if not all(isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1 for rank in value):
+        raise InvalidRecordError(f"a rank is a whole number from 1 (best), not {value!r}")
+
+
+def _check_text(value: Any, _: Sequence[str]) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidRecordError(f"a `correction` or `implicit` value is a non-empty text, not {value!r}")
+
+
+_VALUE_CHECKS = {
+    FeedbackKind.BINARY: _check_binary,
+    FeedbackKind.RATING: _check_rating,
+    FeedbackKind.COMPARISON: _check_comparison,
+    FeedbackKind.RANKING: _check_ranking,
+    FeedbackKind.CORRECTION: _check_text,
+    FeedbackKind.IMPLICIT: _check_text,
+}
