@@ -1,0 +1,118 @@
+"""Hooks for every online trainer, driven by transformers' callback events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .config import ConfigError
+from .data import OnlineDataCollator
+from .preferences import PreferenceBatch
+
+
+class Refresher(Protocol):
+    """What [`RefreshCallback`] drives: something that learns from preferences, such as `RewardRefresher`."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a live version already."""
+        ...
+
+    def trainable(self, batch: PreferenceBatch) -> int:
+        """Returns how many pairs of a batch it would train on."""
+        ...
+
+    def remember(self, batch: PreferenceBatch) -> None:
+        """Takes note of what was learned from before."""
+        ...
+
+    def refresh(self, batch: PreferenceBatch) -> Any:
+        """Learns from a batch, on every rank at the same step."""
+        ...
+
+
+class RefreshCallback(TrainerCallback):
+    """
+    Refreshes the live reward model between two policy steps: every so many steps, or once the log has so many new rows.
+    The first version is trained before the first step, from all feedback that the log holds.
+
+    Args:
+        collator ([`~online_trl.data.OnlineDataCollator`]):
+            Where fresh preference batches come from, and what keeps the feedback cursor.
+        refresher ([`Refresher`]):
+            What learns from them.
+        batches (`Callable[[], int]`):
+            Returns how many dataloader batches the trainer has trained on since it started.
+        steps (`int`, *optional*, defaults to `50`):
+            Policy steps between two refreshes; `0` turns the trigger off.
+        rows (`int`, *optional*, defaults to `0`):
+            New rows of the log that trigger a refresh; `0` turns the trigger off.
+        min_pairs (`int`, *optional*, defaults to `16`):
+            A refresh that is due waits for so many new pairs to train on. They are not lost: the next one gets them.
+        on_refresh (`Callable[[Any], None]`, *optional*):
+            Called with the outcome of each refresh.
+
+    Raises:
+        [`~online_trl.config.ConfigError`]: when training begins, if there is no version and too little feedback for a
+            first one.
+    """
+
+    def __init__(
+        self,
+        collator: OnlineDataCollator,
+        refresher: Refresher,
+        *,
+        batches: Callable[[], int],
+        steps: int = 50,
+        rows: int = 0,
+        min_pairs: int = 16,
+        on_refresh: Callable[[Any], None] | None = None,
+    ) -> None:
+        self.collator = collator
+        self.refresher = refresher
+        self.batches = batches
+        self.steps = steps
+        self.rows = rows
+        self.min_pairs = max(1, min_pairs)
+        self.on_refresh = on_refresh
+        self.last_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.refresher.is_ready:
+            self.refresher.remember(self.collator.take_preferences(after=0, upto=self.collator.cursor.feedback))
+            return
+        batch = self.collator.take_preferences(upto=self.collator.latest())
+        if self.refresher.trainable(batch) < self.min_pairs:
+            raise ConfigError(
+                f"the log {self.collator.store.url} holds {self.refresher.trainable(batch)} preference pairs to train a "
+                f"first reward model on, {self.min_pairs} are needed: collect more feedback, seed the log with "
+                "`online-trl import`, or lower `refresh_min_pairs`"
+            )
+        self._refresh(batch)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        upto = self.collator.seen(batches=self.batches())
+        if not self._is_due(state.global_step, upto):
+            return
+        batch = self.collator.take_preferences(upto=upto)
+        if self.refresher.trainable(batch) < self.min_pairs:
+            return
+        self._refresh(batch)
+        self.last_step = state.global_step
+        # A run that is killed after a refresh must not learn from the same feedback again.
+        control.should_save = True
+
+    def _refresh(self, batch: PreferenceBatch) -> None:
+        outcome = self.refresher.refresh(batch)
+        self.collator.commit(batch)
+        if self.on_refresh is not None:
+            self.on_refresh(outcome)
+
+    def _is_due(self, step: int, upto: int) -> bool:
+        by_steps = self.steps > 0 and step - self.last_step >= self.steps
+        by_rows = self.rows > 0 and upto - self.collator.cursor.feedback >= self.rows
+        return by_steps or by_rows

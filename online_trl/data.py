@@ -1,0 +1,225 @@
+"""Fresh prompts and preference batches into a running trainer.
+
+Every training rank runs the [`OnlineDataCollator`], but only the main process reads the log: what it read is broadcast,
+so all ranks train on the same prompts and refresh on the same feedback however fast the log grows meanwhile. The
+cursors say what has been consumed; they belong to the checkpoint, so a resumed run neither skips nor repeats feedback.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
+
+from .preferences import PreferenceBatch, read_preferences
+from .store import FeedbackStore
+from .types import Interaction, Message, Purpose
+
+T = TypeVar("T")
+Row = dict[str, Any]
+
+# How many of the newest interactions are looked through for distinct prompts, per prompt that is wanted.
+_CANDIDATES_PER_PROMPT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """
+    How far into the log a training run has read.
+
+    Args:
+        prompts (`int`):
+            Prompts up to this `seq` have been offered to the policy.
+        feedback (`int`):
+            Feedback up to this `seq` has been handed to the reward refresh.
+    """
+
+    prompts: int = 0
+    feedback: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """
+    What one generation batch took from the log, the same on every rank.
+
+    Args:
+        prompts (`tuple[tuple[str, list[Message]], ...]`):
+            Interaction id and messages of each fresh prompt.
+        upto (`int`):
+            `seq` that the log had reached.
+        cursor ([`Cursor`]):
+            How far the run had read after this draw.
+    """
+
+    prompts: tuple[tuple[str, list[Message]], ...]
+    upto: int
+    cursor: Cursor
+
+
+class OnlineDataCollator:
+    """
+    Mixes fresh prompts from the feedback log into each generation batch, and hands fresh preference batches to the
+    reward refresh.
+
+    TRL's GRPO sampler repeats each prompt `num_generations` times, deals the generation batch out to the ranks in
+    contiguous slices, and repeats it while its completions are reused. The collator replaces whole prompt groups, never
+    part of one, and draws once per generation.
+
+    Args:
+        store ([`FeedbackStore`]):
+            The feedback log.
+        num_generations (`int`):
+            Completions per prompt.
+        generation_batch_size (`int`):
+            Completions of one generation batch over all ranks.
+        generate_every (`int`):
+            Dataloader batches per generation (`steps_per_generation × num_iterations`).
+        fresh_fraction (`float`, *optional*, defaults to `0.5`):
+            Share of the prompts that is taken from the log.
+        process_index (`int`, *optional*, defaults to `0`):
+            Rank of this process.
+        broadcast (`Callable[[Callable[[], T]], T]`, *optional*):
+            Calls its argument on the main process and returns the result on every rank. Defaults to a plain call, for
+            a single process.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the choice of the prompt groups that are replaced.
+    """
+
+    def __init__(
+        self,
+        store: FeedbackStore,
+        *,
+        num_generations: int,
+        generation_batch_size: int,
+        generate_every: int,
+        fresh_fraction: float = 0.5,
+        process_index: int = 0,
+        broadcast: Callable[[Callable[[], Any]], Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.store = store
+        self.num_generations = num_generations
+        self.num_prompts = generation_batch_size // num_generations
+        self.generate_every = generate_every
+        self.fresh_fraction = fresh_fraction
+        self.process_index = process_index
+        self.broadcast: Callable[[Callable[[], Any]], Any] = broadcast or (lambda read: read())
+        self.seed = seed
+        self.cursor = Cursor()
+        # A checkpoint is written while the dataloader is already a batch or two ahead of the trainer, so the recent
+        # draws are kept: the one that the trainer is at is what counts.
+        self._draws: deque[Draw] = deque(maxlen=64)
+        self._batches = 0
+
+    def __call__(self, features: list[Row]) -> list[Row]:
+        """Returns the rank's slice of the generation batch with fresh prompts in place of some of its groups."""
+        index, self._batches = self._batches, self._batches + 1
+        if index % self.generate_every != 0:
+            return features  # TRL reuses the completions of the last generation and does not look at these rows
+        draw = self._draw()
+        slots = self._slots(index // self.generate_every, len(draw.prompts))
+        offset = self.process_index * len(features)
+        return [
+            self._with_prompt(row, draw, slots.get((offset + position) // self.num_generations))
+            for position, row in enumerate(features)
+        ]
+
+    def take_preferences(self, *, upto: int, after: int | None = None) -> PreferenceBatch:
+        """
+        Reads feedback, the same rows on every rank.
+
+        Args:
+            upto (`int`):
+                End of the interval, such as [`~OnlineDataCollator.seen`].
+            after (`int`, *optional*):
+                Start of the interval. Defaults to the feedback cursor: what the run has not used yet.
+
+        Returns:
+            [`PreferenceBatch`]: Preference rows of the interval `(after, upto]`. Call [`~OnlineDataCollator.commit`]
+            once they are used.
+        """
+        start = self.cursor.feedback if after is None else after
+        batch: PreferenceBatch = self.broadcast(lambda: read_preferences(self.store, after=start, upto=upto))
+        return batch
+
+    def latest(self) -> int:
+        """Returns the `seq` that the log has reached now, the same on every rank."""
+        upto: int = self.broadcast(self.store.latest_seq)
+        return upto
+
+    def seen(self, *, batches: int) -> int:
+        """
+        Returns the `seq` that the log had reached when the trainer's own batch was drawn.
+
+        Args:
+            batches (`int`):
+                Dataloader batches that the trainer has trained on since it started.
+        """
+        return max(self.cursor.feedback, self._draw_at(batches).upto)
+
+    def commit(self, batch: PreferenceBatch) -> None:
+        """Moves the feedback cursor past a batch that has been used."""
+        self.cursor = replace(self.cursor, feedback=batch.upto)
+
+    def state_dict(self, *, batches: int) -> dict[str, int]:
+        """Returns the cursors as of the trainer's own batch, for the checkpoint."""
+        return asdict(replace(self.cursor, prompts=self._draw_at(batches).cursor.prompts))
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes back to the cursors of a checkpoint."""
+        self.cursor = Cursor(**state)
+        self._draws.clear()
+        self._batches = 0
+
+    def _draw(self) -> Draw:
+        draw: Draw = self.broadcast(self._read)
+        self.cursor = replace(self.cursor, prompts=draw.cursor.prompts)
+        self._draws.append(draw)
+        return draw
+
+    def _read(self) -> Draw:
+        upto = self.store.latest_seq()
+        wanted = round(self.fresh_fraction * self.num_prompts)
+        interactions: list[Interaction] = []
+        if wanted:
+            interactions = self.store.interactions(
+                after=self.cursor.prompts,
+                upto=upto,
+                purpose=Purpose.CHAT,
+                limit=wanted * _CANDIDATES_PER_PROMPT,
+                newest_first=True,
+            )
+        prompts = tuple(_distinct_prompts(interactions).items())[:wanted]
+        fresh = tuple((interaction.interaction_id, interaction.prompt) for _, interaction in prompts)
+        return Draw(prompts=fresh, upto=upto, cursor=replace(self.cursor, prompts=upto))
+
+    def _draw_at(self, batches: int) -> Draw:
+        """The draw behind the newest of the first `batches` dataloader batches."""
+        if not self._draws:
+            return Draw(prompts=(), upto=self.cursor.feedback, cursor=self.cursor)
+        drawn = -(-self._batches // self.generate_every)
+        used = max(1, -(-batches // self.generate_every))
+        return self._draws[max(-len(self._draws), used - 1 - drawn)]
+
+    def _slots(self, generation: int, count: int) -> dict[int, int]:
+        """Which prompt group of the generation batch takes which fresh prompt, the same on every rank."""
+        groups = random.Random(f"{self.seed}-{generation}").sample(range(self.num_prompts), count)
+        return {group: number for number, group in enumerate(groups)}
+
+    @staticmethod
+    def _with_prompt(row: Row, draw: Draw, number: int | None) -> Row:
+        if number is None:
+            return {**row, "interaction_id": None}
+        interaction_id, prompt = draw.prompts[number]
+        return {**dict.fromkeys(row), "prompt": prompt, "interaction_id": interaction_id}
+
+
+def _distinct_prompts(interactions: list[Interaction]) -> dict[str, Interaction]:
+    distinct: dict[str, Interaction] = {}
+    for interaction in interactions:
+        distinct.setdefault(json.dumps(interaction.prompt, sort_keys=True), interaction)
+    return distinct

@@ -1,0 +1,254 @@
+"""Refreshes the reward model while the policy trains.
+
+A refresh is TRL's `RewardTrainer`, run in the process group of the policy trainer between two of its steps, warm-started
+from the live version. The conversations that decide whether the result goes into service are never trained on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import logging
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from trl import RewardConfig, RewardTrainer
+
+from ..gates import reward_gate
+from ..preferences import PreferenceBatch, preference_dataset
+from ..registry import ModelRegistry
+from ..types import GateDecision, Message, ModelRole, PreferencePair
+from .scorer import LiveReward, RewardScorer, standardise
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshOutcome:
+    """
+    What a refresh led to.
+
+    Args:
+        version (`str`):
+            The version that was published.
+        decision ([`~online_trl.types.GateDecision`]):
+            Whether it went into service, and why.
+        pairs (`int`), heldout_pairs (`int`):
+            Pairs that it was trained and judged on.
+        accuracy (`float`):
+            Its accuracy on the held-out pairs.
+        seconds (`float`):
+            How long the refresh took.
+    """
+
+    version: str
+    decision: GateDecision
+    pairs: int
+    heldout_pairs: int
+    accuracy: float
+    seconds: float
+
+
+class RewardRefresher:
+    """
+    Trains, judges and publishes versions of the live reward model.
+
+    Args:
+        live ([`LiveReward`]):
+            The reward function whose model is refreshed.
+        base_model (`str`):
+            Folder or hub id that the first version starts from: a causal language model, which gets a new head, or a
+            reward model.
+        args (`RewardConfig`):
+            Settings of each refresh.
+        replay (`float`, *optional*, defaults to `1.0`):
+            Old pairs mixed in, as a multiple of the fresh ones.
+        heldout_fraction (`float`, *optional*, defaults to `0.2`):
+            Share of the conversations kept for the gate.
+        heldout_window (`int`, *optional*, defaults to `256`):
+            The newest so many held-out pairs decide.
+        num_anchors (`int`, *optional*, defaults to `64`):
+            Answers that the scale of the scores is fixed on.
+        broadcast (`Callable[[Callable[[], T]], T]`, *optional*):
+            Calls its argument on the main process and returns the result on every rank.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the draw of old pairs.
+    """
+
+    def __init__(
+        self,
+        live: LiveReward,
+        *,
+        base_model: str,
+        args: RewardConfig,
+        replay: float = 1.0,
+        heldout_fraction: float = 0.2,
+        heldout_window: int = 256,
+        num_anchors: int = 64,
+        broadcast: Callable[[Callable[[], Any]], Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.live = live
+        self.registry: ModelRegistry = live.registry
+        self.base_model = base_model
+        self.args = args
+        self.replay = replay
+        self.heldout_fraction = heldout_fraction
+        self.heldout_window = heldout_window
+        self.num_anchors = num_anchors
+        self.broadcast: Callable[[Callable[[], Any]], Any] = broadcast or (lambda read: read())
+        self.seed = seed
+        self._history: list[PreferencePair] = []
+        self._heldout: list[PreferencePair] = []
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a live version already."""
+        return self.live.version is not None
+
+    def trainable(self, batch: PreferenceBatch) -> int:
+        """Returns how many pairs of a batch are not kept for the gate."""
+        return len(self._split(batch.pairs)[0])
+
+    def remember(self, batch: PreferenceBatch) -> None:
+        """Adds pairs of the past to the history without training on them, as when a run starts or resumes."""
+        fresh, heldout = self._split(batch.pairs)
+        self._history.extend(fresh)
+        self._heldout.extend(heldout)
+
+    def refresh(self, batch: PreferenceBatch) -> RefreshOutcome:
+        """
+        Trains a candidate on a fresh batch and some history, publishes it, and puts it into service if it passes the
+        gate. Every rank calls this at the same step with the same batch.
+
+        Args:
+            batch ([`~online_trl.preferences.PreferenceBatch`]):
+                Fresh preference rows.
+
+        Returns:
+            [`RefreshOutcome`]: What was published and whether it went into service.
+
+        Raises:
+            `ValueError`: if the batch holds no pair to train on.
+        """
+        started = time.monotonic()
+        fresh, heldout = self._split(batch.pairs)
+        self._heldout.extend(heldout)
+        pairs = [*fresh, *self._replay(len(fresh), batch.upto)]
+        if not pairs:
+            raise ValueError(f"the feedback in ({batch.after}, {batch.upto}] gives no preference pair to train on")
+        judged = self._heldout[-self.heldout_window :]
+        with tempfile.TemporaryDirectory(prefix="reward-") as folder:
+            shared = Path(self.broadcast(lambda: folder))
+            self._train(pairs, shared)
+            outcome: RefreshOutcome = self.broadcast(
+                lambda: self._judge_and_publish(shared, batch, len(pairs), judged, started)
+            )
+        self._history.extend(fresh)
+        if outcome.decision.accepted:
+            self.live.load(outcome.version)
+        logger.info("%s: %s", outcome.version, outcome.decision.reason)
+        return outcome
+
+    def _split(self, pairs: Sequence[PreferencePair]) -> tuple[list[PreferencePair], list[PreferencePair]]:
+        heldout = [pair for pair in pairs if self._is_heldout(pair)]
+        return [pair for pair in pairs if not self._is_heldout(pair)], heldout
+
+    def _is_heldout(self, pair: PreferencePair) -> bool:
+        """Decided by the conversations of the pair alone, so that every run and every resume decides the same."""
+        sessions = "/".join(pair.session_ids).encode()
+        return int.from_bytes(hashlib.sha256(sessions).digest()[:4], "big") < self.heldout_fraction * 2**32
+
+    def _replay(self, fresh: int, upto: int) -> list[PreferencePair]:
+        count = min(len(self._history), round(self.replay * fresh))
+        return random.Random(f"{self.seed}-{upto}").sample(self._history, count)
+
+    def _train(self, pairs: Sequence[PreferencePair], folder: Path) -> None:
+        """Runs TRL's `RewardTrainer` from the live version and saves the result; a collective call."""
+        start = str(self.registry.path(self.live.version)) if self.live.version else self.base_model
+        with _own_random_state():
+            trainer = RewardTrainer(model=start, args=self.args, train_dataset=preference_dataset(pairs))
+            trainer.train()
+            trainer.save_model(str(folder))
+        _release(trainer)
+
+    def _judge_and_publish(
+        self, folder: Path, batch: PreferenceBatch, num_pairs: int, judged: Sequence[PreferencePair], started: float
+    ) -> RefreshOutcome:
+        standardise(folder, self._anchors(batch))
+        margins = _margins(RewardScorer(folder, device=self.live.device), judged)
+        live_margins = _margins(self.live.scorer, judged) if self.live.scorer is not None else None
+        decision = reward_gate(margins, live_margins)
+        accuracy = _accuracy(margins)
+        version = self.registry.publish(
+            ModelRole.REWARD,
+            lambda target: _copy(folder, target),
+            parent=self.live.version,
+            feedback_interval=(batch.after, batch.upto),
+            metrics={
+                "reward_accuracy": accuracy,
+                "heldout_pairs": float(len(judged)),
+                "pairs": float(num_pairs),
+            },
+            config={"learning_rate": self.args.learning_rate, "num_train_epochs": self.args.num_train_epochs},
+        )
+        settle = self.registry.promote if decision.accepted else self.registry.refuse
+        settle(version.name, decision.reason)
+        return RefreshOutcome(
+            version=version.name,
+            decision=decision,
+            pairs=num_pairs,
+            heldout_pairs=len(judged),
+            accuracy=accuracy,
+            seconds=time.monotonic() - started,
+        )
+
+    def _anchors(self, batch: PreferenceBatch) -> list[list[Message]]:
+        """The live version's anchors, or for the first version a spread of answers from its own batch."""
+        if self.live.scorer is not None and self.live.scorer.anchors is not None:
+            return self.live.scorer.anchors["conversations"]
+        conversations = [pair.prompt + side for pair in batch.pairs for side in (pair.chosen, pair.rejected)]
+        return random.Random(self.seed).sample(conversations, min(self.num_anchors, len(conversations)))
+
+
+def _margins(scorer: RewardScorer, pairs: Sequence[PreferencePair]) -> list[float]:
+    return scorer.margins([pair.prompt + pair.chosen for pair in pairs], [pair.prompt + pair.rejected for pair in pairs])
+
+
+def _accuracy(margins: Sequence[float]) -> float:
+    if not margins:
+        return float("nan")
+    return sum(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins) / len(margins)
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint-*", "*.bin"))
+
+
+@contextlib.contextmanager
+def _own_random_state() -> Iterator[None]:
+    """Keeps the policy's random streams as they were: a nested trainer seeds all of them anew."""
+    python, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy_state)
+
+
+def _release(trainer: RewardTrainer) -> None:
+    """Frees what the nested trainer held, before the policy needs the memory again."""
+    trainer.accelerator.free_memory()
+    trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

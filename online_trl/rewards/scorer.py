@@ -1,0 +1,187 @@
+"""The live reward model as an ordinary TRL reward function.
+
+Scores are standardised on a fixed anchor set, so that a new version changes the order of answers and not the scale of
+what the policy is paid. Every rank holds the whole model: a swap is then a local load, without collectives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import deepspeed as hf_deepspeed
+
+from ..registry import ModelRegistry
+from ..types import Message
+
+ANCHORS_FILE = "anchors.json"
+# Below this spread the anchors carry no order worth scaling up.
+_MIN_STD = 1e-3
+
+
+class Anchors(TypedDict):
+    """The fixed answers that scores are standardised on, with a version's mean and spread over them."""
+
+    conversations: list[list[Message]]
+    mean: float
+    std: float
+
+
+class RewardScorer:
+    """
+    A reward model that scores conversations.
+
+    Args:
+        path (`str` or `Path`):
+            Folder or hub id of a sequence classification model with one label, and its tokenizer. A folder may hold
+            `anchors.json`, with the mean and spread by which scores are standardised.
+        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`):
+            Where to score.
+        batch_size (`int`, *optional*, defaults to `64`):
+            Conversations scored at once.
+    """
+
+    def __init__(self, path: str | Path, *, device: torch.device | str = "cpu", batch_size: int = 64) -> None:
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+        with _whole_on_every_rank():
+            model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        model.config.pad_token_id = self.tokenizer.pad_token_id
+        self.model = model.to(self.device).eval()
+        self.anchors = _read_anchors(path)
+
+    def raw_scores(self, conversations: Sequence[list[Message]]) -> torch.Tensor:
+        """
+        Scores conversations on the model's own scale.
+
+        Args:
+            conversations (`Sequence[list[Message]]`):
+                Prompt and completion messages of each answer.
+
+        Returns:
+            `torch.Tensor` of shape `(len(conversations),)`, float32, on the CPU.
+        """
+        ids = [
+            self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+            for messages in conversations
+        ]
+        # Answers of like length share a batch, so that little of it is padding.
+        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+        scores = torch.empty(len(ids))
+        for start in range(0, len(ids), self.batch_size):
+            chunk = order[start : start + self.batch_size]
+            inputs = self.tokenizer.pad(
+                {"input_ids": [ids[index] for index in chunk]}, padding_side="right", return_tensors="pt"
+            ).to(self.device)
+            with torch.inference_mode():
+                logits = self.model(**inputs, use_cache=False).logits[:, 0]
+            scores[chunk] = logits.float().cpu()
+        return scores
+
+    def scores(self, conversations: Sequence[list[Message]]) -> torch.Tensor:
+        """Scores conversations, standardised on the anchors; shape `(len(conversations),)`."""
+        raw = self.raw_scores(conversations)
+        if self.anchors is None:
+            return raw
+        return (raw - self.anchors["mean"]) / self.anchors["std"]
+
+    def margins(self, chosen: Sequence[list[Message]], rejected: Sequence[list[Message]]) -> list[float]:
+        """Returns the score of each chosen conversation less that of its rejected one."""
+        both = self.scores([*chosen, *rejected])
+        return (both[: len(chosen)] - both[len(chosen) :]).tolist()  # type: ignore[no-any-return]
+
+
+class LiveReward:
+    """
+    The reward model in service, as a reward function in TRL's signature. Pass it in `reward_funcs`; the version that it
+    serves can be swapped while training runs.
+
+    Args:
+        registry ([`~online_trl.registry.ModelRegistry`]):
+            Where the versions are.
+        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`):
+            Where to score.
+    """
+
+    __name__ = "live_reward"
+
+    def __init__(self, registry: ModelRegistry, *, device: torch.device | str = "cpu") -> None:
+        self.registry = registry
+        self.device = device
+        self.version: str | None = None
+        self.scorer: RewardScorer | None = None
+        self.heldout_accuracy: float | None = None
+        self.versions_used: list[str] = []
+
+    def load(self, version: str) -> None:
+        """Puts a version of the registry into service, after verifying its files."""
+        self.registry.verify(version)
+        self.scorer = RewardScorer(self.registry.path(version), device=self.device)
+        self.heldout_accuracy = self.registry.get(version).metrics.get("reward_accuracy")
+        self.version = version
+
+    def __call__(
+        self,
+        prompts: list[list[Message]],
+        completions: list[list[Message]],
+        log_extra: Callable[[str, list[Any]], None] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Any,
+    ) -> list[float]:
+        """Returns the standardised score of each completion, and logs the version that gave it."""
+        if self.scorer is None or self.version is None:
+            raise RuntimeError("the live reward has no version yet; call `load` or let the first refresh train one")
+        if not self.versions_used or self.versions_used[-1] != self.version:
+            self.versions_used.append(self.version)
+        if log_extra is not None:
+            log_extra("reward_version", [self.version] * len(prompts))
+        if log_metric is not None:
+            log_metric("live_reward/version", float(self.version.rpartition("-")[2]))
+            if self.heldout_accuracy is not None:
+                log_metric("live_reward/heldout_accuracy", self.heldout_accuracy)
+        conversations = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+        return self.scorer.scores(conversations).tolist()  # type: ignore[no-any-return]
+
+
+def standardise(path: Path, conversations: list[list[Message]]) -> None:
+    """
+    Writes `anchors.json` beside a reward model: the anchor conversations, and the model's mean and spread over them.
+
+    Args:
+        path (`Path`):
+            Folder of the reward model.
+        conversations (`list[list[Message]]`):
+            The anchor answers, each with its prompt. The same for every version of a run.
+    """
+    scores = RewardScorer(path).raw_scores(conversations)
+    anchors = Anchors(
+        conversations=conversations, mean=float(scores.mean()), std=max(float(scores.std()), _MIN_STD)
+    )
+    (path / ANCHORS_FILE).write_text(json.dumps(anchors), encoding="utf-8")
+
+
+def _read_anchors(path: str | Path) -> Anchors | None:
+    file = Path(path) / ANCHORS_FILE
+    if not file.is_file():
+        return None
+    anchors: Anchors = json.loads(file.read_text(encoding="utf-8"))
+    return anchors
+
+
+@contextlib.contextmanager
+def _whole_on_every_rank() -> Iterator[None]:
+    """Loads models whole: under ZeRO-3, `from_pretrained` would otherwise shard them without an engine to gather them."""
+    config = hf_deepspeed._hf_deepspeed_config_weak_ref
+    hf_deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        hf_deepspeed._hf_deepspeed_config_weak_ref = config

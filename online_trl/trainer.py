@@ -1,0 +1,292 @@
+"""What the online trainers share: the log, the live reward, and the state of both in the checkpoint.
+
+The mixin stands before a TRL trainer of the GRPO family in the list of bases. It wires parts together and saves where
+they are; it changes nothing in how TRL generates, scores or optimises.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import GRPOConfig, RewardConfig
+from trl.data_utils import is_conversational
+
+from .callbacks import RefreshCallback
+from .config import ConfigError, check_keys
+from .data import OnlineDataCollator
+from .rewards.functions import guard_reward_function
+from .rewards.refresh import RefreshOutcome, RewardRefresher
+from .rewards.scorer import LiveReward
+from .store import FeedbackStore
+from .types import ModelRole, VersionStatus
+
+T = TypeVar("T")
+
+STATE_FILE = "online_state.json"
+# The last file that transformers writes into a checkpoint.
+_LAST_FILE = "trainer_state.json"
+
+
+class OnlineTrainerMixin:
+    """
+    Adds the feedback log and the live reward to a TRL trainer of the GRPO family.
+
+    Args:
+        model, reward_funcs, args, train_dataset, **kwargs:
+            As in TRL's trainer. A [`~online_trl.rewards.scorer.LiveReward`] in `reward_funcs` is refreshed while
+            training runs.
+        store ([`~online_trl.store.FeedbackStore`], *optional*):
+            The feedback log that fresh prompts and preferences come from. Without it, the trainer is TRL's own.
+
+    Raises:
+        [`~online_trl.config.ConfigError`]: if the prompts of `train_dataset` are plain text although a `store` is
+            given, or the live reward has neither a version nor a log to learn from.
+    """
+
+    args: Any
+    state: Any
+    data_collator: Any
+    _step: int
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        reward_funcs: Any = None,
+        args: GRPOConfig | None = None,
+        train_dataset: Dataset | None = None,
+        *,
+        store: FeedbackStore | None = None,
+        **kwargs: Any,
+    ) -> None:
+        sources = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        live = next((source for source in sources if isinstance(source, LiveReward)), None)
+        if store is not None and train_dataset is not None:
+            _check_conversational(train_dataset)
+        if live is not None and store is None and live.registry.live(ModelRole.REWARD) is None:
+            raise ConfigError("the live reward has no version in its registry, and no `store` to learn a first one from")
+        super().__init__(  # type: ignore[call-arg]
+            model=model,
+            reward_funcs=[_guarded(source) for source in sources if source is not None],
+            args=args,
+            train_dataset=train_dataset,
+            **kwargs,
+        )
+        self.live_reward = live
+        self.online_collator = self._make_collator(store) if store is not None else None
+        self.refresh_callback: RefreshCallback | None = None
+        self.refreshes: list[RefreshOutcome] = []
+        if live is not None:
+            self._attach_live_reward(live, model if isinstance(model, str) else model.config._name_or_path)
+
+    def _make_collator(self, store: FeedbackStore) -> OnlineDataCollator:
+        return OnlineDataCollator(
+            store,
+            num_generations=self.args.num_generations,
+            generation_batch_size=self.args.generation_batch_size,
+            generate_every=self.args.steps_per_generation * self.args.num_iterations,
+            fresh_fraction=self.args.fresh_prompt_fraction,
+            process_index=self.args.process_index,
+            broadcast=broadcast_from_main,
+            seed=self.args.seed,
+        )
+
+    def _attach_live_reward(self, live: LiveReward, base_model: str) -> None:
+        live.device = self.args.device
+        version = broadcast_from_main(lambda: live.registry.live(ModelRole.REWARD))
+        if version is not None:
+            live.load(version.name)
+        if self.online_collator is None:
+            return
+        if version is not None and version.feedback_interval is not None:
+            self.online_collator.load_state_dict({"prompts": 0, "feedback": version.feedback_interval[1]})
+        refresher = RewardRefresher(
+            live,
+            base_model=base_model,
+            args=reward_config(self.args),
+            replay=self.args.refresh_replay,
+            heldout_fraction=self.args.refresh_heldout_fraction,
+            broadcast=broadcast_from_main,
+            seed=self.args.seed,
+        )
+        self.refresh_callback = RefreshCallback(
+            self.online_collator,
+            refresher,
+            batches=lambda: self._step,
+            steps=self.args.refresh_steps,
+            rows=self.args.refresh_rows,
+            min_pairs=self.args.refresh_min_pairs,
+            on_refresh=self.refreshes.append,
+        )
+        self.add_callback(self.refresh_callback)  # type: ignore[attr-defined]
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """
+        Trains, as TRL's trainer does.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                Folder of a checkpoint, or `True` for the newest complete one in `output_dir`: one whose writing was
+                interrupted is passed over.
+            **kwargs:
+                Further arguments of transformers' `Trainer.train`.
+
+        Raises:
+            [`~online_trl.config.ConfigError`]: if there is nothing to resume from.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ConfigError(f"nothing to resume from: {self.args.output_dir} holds no complete checkpoint")
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        if self.online_collator is None:
+            return super().get_train_dataloader()  # type: ignore[misc, no-any-return]
+        # Only training mixes in the log: evaluation keeps to the prompts it was given.
+        plain, self.data_collator = self.data_collator, self.online_collator
+        try:
+            return super().get_train_dataloader()  # type: ignore[misc, no-any-return]
+        finally:
+            self.data_collator = plain
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # Before the files of transformers, the last of which then says that the checkpoint is complete.
+        if self.args.should_save:
+            folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / STATE_FILE).write_text(json.dumps(self._online_state()), encoding="utf-8")
+        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        if checkpoint is not None:
+            self._load_online_state(json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8")))
+
+    def _online_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {}
+        if self.online_collator is not None:
+            state["cursor"] = self.online_collator.state_dict(batches=self._step)
+        if self.live_reward is not None:
+            state["reward_version"] = self.live_reward.version
+            state["reward_versions_used"] = self.live_reward.versions_used
+        if self.refresh_callback is not None:
+            state["last_refresh_step"] = self.refresh_callback.last_step
+        return state
+
+    def _load_online_state(self, state: dict[str, Any]) -> None:
+        if self.online_collator is not None:
+            self.online_collator.load_state_dict(state["cursor"])
+        if self.live_reward is not None:
+            upto = state["cursor"]["feedback"] if self.online_collator is not None else None
+            broadcast_from_main(lambda: self._go_back_to(state["reward_version"], upto))
+            self.live_reward.load(state["reward_version"])
+            self.live_reward.versions_used = state["reward_versions_used"]
+        if self.refresh_callback is not None:
+            self.refresh_callback.last_step = state["last_refresh_step"]
+
+    def _go_back_to(self, version: str, upto: int | None) -> None:
+        """Makes the checkpoint's reward version live again and retires those that a killed run made after it."""
+        registry = self.live_reward.registry  # type: ignore[union-attr]
+        live = registry.live(ModelRole.REWARD)
+        if live is None or live.name != version:
+            registry.promote(version, "a run was resumed from the checkpoint that used it")
+        for later in registry.versions(ModelRole.REWARD):
+            interval = later.feedback_interval
+            orphaned = upto is not None and interval is not None and interval[1] > upto
+            if orphaned and later.status is not VersionStatus.RETIRED:
+                registry.retire(later.name, "left behind by a run that was resumed from an earlier checkpoint")
+
+
+def broadcast_from_main(read: Callable[[], T]) -> T:
+    """
+    Calls a function on the main process and returns its result on every rank. An error is raised on every rank.
+
+    Args:
+        read (`Callable[[], T]`):
+            What to call; its result must be picklable.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return read()
+    box: list[Any] = [None, None]
+    if torch.distributed.get_rank() == 0:
+        try:
+            box[0] = read()
+        except Exception as error:  # noqa: BLE001  raised on every rank below, so that none waits for another
+            box[1] = error
+    result, error = broadcast_object_list(box)
+    if error is not None:
+        raise error
+    return result  # type: ignore[no-any-return]
+
+
+def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
+    """
+    Finds the newest checkpoint that was written to its end.
+
+    Args:
+        output_dir (`str`):
+            The trainer's output directory.
+
+    Returns:
+        `str`, *optional*: The checkpoint's folder, or `None`.
+    """
+    folders = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    complete = [folder for folder in folders if (folder / STATE_FILE).is_file() and (folder / _LAST_FILE).is_file()]
+    newest = max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+    return str(newest) if newest is not None else None
+
+
+def reward_config(args: Any) -> RewardConfig:
+    """
+    Makes the settings of a reward refresh from those of the policy's trainer.
+
+    Args:
+        args (`OnlineGRPOConfig` or `OnlinePPOConfig`):
+            Settings of the policy's trainer. Its `reward_config` overrides what is set here.
+
+    Raises:
+        [`~online_trl.config.ConfigError`]: if `reward_config` names a field that TRL's `RewardConfig` does not have.
+    """
+    overrides = args.reward_config or {}
+    check_keys(overrides, RewardConfig.__dataclass_fields__, where="`reward_config`")
+    settings: dict[str, Any] = {
+        "output_dir": str(Path(args.output_dir) / "reward"),
+        "per_device_train_batch_size": args.per_device_train_batch_size,
+        "num_train_epochs": 1,
+        "bf16": args.bf16,
+        "fp16": args.fp16,
+        "use_cpu": args.use_cpu,
+        "gradient_checkpointing": args.gradient_checkpointing,
+        "seed": args.seed,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+    }
+    return RewardConfig(**{**settings, **overrides})
+
+
+def _guarded(source: Any) -> Any:
+    """Custom functions are guarded; models, ids of models and the live reward are left to TRL."""
+    plain = callable(source) and not isinstance(source, (torch.nn.Module, LiveReward))
+    return guard_reward_function(source) if plain else source
+
+
+def _check_conversational(dataset: Dataset) -> None:
+    if "prompt" not in dataset.column_names:
+        raise ConfigError(f"`train_dataset` has no column `prompt`; it has {', '.join(dataset.column_names)}")
+    if not is_conversational(dataset[0]):
+        raise ConfigError(
+            "the prompts of `train_dataset` are plain text, but those of the feedback log are conversations: turn each "
+            'into [{"role": "user", "content": prompt}]'
+        )
