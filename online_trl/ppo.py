@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOConfig, GRPOTrainer
-from trl.models import disable_gradient_checkpointing
+from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import disable_dropout_in_model
 
 from . import ppo_math

@@ -1,0 +1,232 @@
+"""What the recipes share: their arguments, and the check of everything in them before a model is loaded."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets.exceptions import DatasetNotFoundError
+from transformers import AutoConfig
+from trl import GRPOConfig, ModelConfig, ScriptArguments, TrlParser
+
+from .config import ConfigError, check_config_file
+from .preferences import import_dataset, prompt_dataset
+from .registry import ModelRegistry, copy_model
+from .rewards.functions import load_reward_function
+from .rewards.scorer import LiveReward
+from .store import FeedbackStore
+from .trainer import broadcast_from_main, reward_config
+from .types import ModelRole, Purpose
+
+LIVE = "live"
+
+
+@dataclass
+class OnlineScriptArguments(ScriptArguments):
+    """
+    Arguments of the recipes, beside the trainer's config and TRL's `ModelConfig`.
+
+    Args:
+        dataset_name (`str`, *optional*):
+            Prompts to train on: a hub id, a folder written by `save_to_disk`, or a JSON or Parquet file, with a
+            `prompt` column. Defaults to the prompts that users sent, from the log.
+        store (`str`, *optional*):
+            URL of the feedback log, such as `sqlite:///feedback.db`.
+        registry (`str`, *optional*):
+            Folder of the model registry. Needed by the live reward; the trained policy is published there.
+        reward_funcs (`list[str]`, *optional*):
+            Reward sources, weighted by `reward_weights`: `live` for the live reward model, `package.module:function`
+            for a custom function.
+        seed_preferences (`str`, *optional*):
+            A preference dataset that is imported into the log first, given like `dataset_name`. Importing the same one
+            again adds nothing.
+    """
+
+    dataset_name: str | None = field(default=None, metadata={"help": "Prompts: hub id, folder or file."})
+    store: str | None = field(default=None, metadata={"help": "URL of the feedback log: sqlite:///feedback.db"})
+    registry: str | None = field(default=None, metadata={"help": "Folder of the model registry."})
+    reward_funcs: list[str] = field(
+        default_factory=lambda: [LIVE], metadata={"help": "Reward sources: `live` or `package.module:function`."}
+    )
+    seed_preferences: str | None = field(
+        default=None, metadata={"help": "Preference dataset imported into the log first: hub id, folder or file."}
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """
+    A recipe's parts, checked and opened, ready to be passed to a trainer.
+
+    Args:
+        prompts (`Dataset`):
+            Prompts to train on.
+        reward_funcs (`list`):
+            Reward functions, in the order of the arguments.
+        store ([`~online_trl.store.FeedbackStore`], *optional*), registry ([`~online_trl.registry.ModelRegistry`], *optional*):
+            The log and the registry, if they were named.
+    """
+
+    prompts: Dataset
+    reward_funcs: list[Any]
+    store: FeedbackStore | None
+    registry: ModelRegistry | None
+
+
+def parse_arguments(config_type: type, argv: list[str] | None = None) -> tuple[OnlineScriptArguments, Any, ModelConfig]:
+    """
+    Reads the command line and the YAML file behind `--config`; flags override the file.
+
+    Args:
+        config_type (`type`):
+            The trainer's config class.
+        argv (`list[str]`, *optional*):
+            The command line. Defaults to that of the process.
+
+    Returns:
+        `tuple[OnlineScriptArguments, config_type, ModelConfig]`: The parsed arguments.
+
+    Raises:
+        [`~online_trl.config.ConfigError`]: if the file cannot be read or holds a key that none of them has.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    types = (OnlineScriptArguments, config_type, ModelConfig)
+    if "--config" in argv[:-1]:
+        check_config_file(argv[argv.index("--config") + 1], types)
+    script_args, training_args, model_args = TrlParser(types).parse_args_and_config(argv)
+    return script_args, training_args, model_args
+
+
+def prepare(script_args: OnlineScriptArguments, training_args: GRPOConfig, model_args: ModelConfig) -> Job:
+    """
+    Checks and opens everything that a recipe names, before any model is loaded.
+
+    Args:
+        script_args ([`OnlineScriptArguments`]), training_args (`GRPOConfig`), model_args (`ModelConfig`):
+            The parsed arguments.
+
+    Returns:
+        [`Job`]: The parts to pass to a trainer.
+
+    Raises:
+        [`~online_trl.config.ConfigError`]: if a reward source, a dataset, a column or the model does not exist.
+        [`~online_trl.store.StoreError`]: if the log cannot be opened.
+    """
+    check_model(model_args.model_name_or_path)
+    reward_config(training_args)
+    functions = {path: load_reward_function(path) for path in script_args.reward_funcs if path != LIVE}
+    if LIVE in script_args.reward_funcs and not (script_args.store and script_args.registry):
+        raise ConfigError("the reward source `live` needs both `store` and `registry`")
+    registry = ModelRegistry(script_args.registry) if script_args.registry else None
+    # The main process opens the log first: it alone creates and migrates it, and imports into it.
+    broadcast_from_main(lambda: _open_log(script_args))
+    store = FeedbackStore(script_args.store) if script_args.store else None
+    reward_funcs = [LiveReward(registry) if path == LIVE else functions[path] for path in script_args.reward_funcs]
+    prompts = broadcast_from_main(lambda: _prompts(script_args, store))
+    return Job(prompts=prompts, reward_funcs=reward_funcs, store=store, registry=registry)
+
+
+def check_model(name: str | None) -> None:
+    """
+    Checks that a model can be found, by its configuration alone.
+
+    Raises:
+        [`~online_trl.config.ConfigError`]: if it cannot.
+    """
+    if not name:
+        raise ConfigError("`model_name_or_path` is not set: give a hub id or the folder of a model")
+    try:
+        AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the model `{name}`: {error}") from error
+
+
+def load_hf_dataset(name: str, config: str | None = None, split: str = "train") -> Dataset:
+    """
+    Loads a dataset from wherever it is.
+
+    Args:
+        name (`str`):
+            A folder written by `save_to_disk`, a JSON, JSON Lines or Parquet file, or a hub id.
+        config (`str`, *optional*):
+            Configuration of a hub dataset.
+        split (`str`, *optional*, defaults to `"train"`):
+            Split to take.
+
+    Raises:
+        [`~online_trl.config.ConfigError`]: if there is no such dataset or split.
+    """
+    path = Path(name)
+    try:
+        if path.is_dir() and any((path / file).is_file() for file in ("state.json", "dataset_dict.json")):
+            loaded = load_from_disk(name)
+            return loaded[split] if isinstance(loaded, DatasetDict) else loaded
+        if path.is_file():
+            builder = "parquet" if path.suffix == ".parquet" else "json"
+            return load_dataset(builder, data_files=name, split="train")
+        return load_dataset(name, config, split=split)
+    except (OSError, KeyError, ValueError, DatasetNotFoundError) as error:
+        raise ConfigError(f"cannot load the dataset `{name}` (split `{split}`): {error}") from error
+
+
+def publish_policy(trainer: Any, job: Job) -> str | None:
+    """
+    Saves the trained policy to the trainer's output directory and, if there is a registry, publishes it there: live if
+    it is the first one, a candidate otherwise.
+
+    Args:
+        trainer (`Trainer`):
+            The trainer, after training. Every rank calls this.
+        job ([`Job`]):
+            The recipe's parts.
+
+    Returns:
+        `str`, *optional*: Name of the published version.
+    """
+    folder = Path(trainer.args.output_dir)
+    trainer.save_model(str(folder))
+    if job.registry is None:
+        return None
+    registry, live = job.registry, trainer.live_reward
+
+    def publish() -> str:
+        incumbent = registry.live(ModelRole.POLICY)
+        version = registry.publish(
+            ModelRole.POLICY,
+            copy_model(folder),
+            parent=incumbent.name if incumbent is not None else None,
+            reward_versions=tuple(live.versions_used) if live is not None else (),
+        )
+        if incumbent is None:
+            registry.promote(version.name, "the first policy of this registry")
+        return version.name
+
+    return broadcast_from_main(publish)
+
+
+def _open_log(script_args: OnlineScriptArguments) -> None:
+    if script_args.store is None:
+        if script_args.seed_preferences is not None:
+            raise ConfigError("`seed_preferences` are imported into the log: name it with `store`")
+        return
+    with FeedbackStore(script_args.store) as store:
+        if script_args.seed_preferences is not None:
+            import_dataset(store, load_hf_dataset(script_args.seed_preferences))
+
+
+def _prompts(script_args: OnlineScriptArguments, store: FeedbackStore | None) -> Dataset:
+    if script_args.dataset_name is not None:
+        dataset = load_hf_dataset(
+            script_args.dataset_name, script_args.dataset_config, script_args.dataset_train_split
+        )
+        if "prompt" not in dataset.column_names:
+            found = ", ".join(dataset.column_names)
+            raise ConfigError(f"the dataset `{script_args.dataset_name}` has no column `prompt`; it has {found}")
+        return dataset
+    prompts = prompt_dataset(store.interactions(purpose=Purpose.CHAT)) if store is not None else None
+    if not prompts:
+        raise ConfigError("there are no prompts to train on: name a `dataset_name`, or a `store` that holds some")
+    return prompts

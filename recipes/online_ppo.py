@@ -1,0 +1,31 @@
+"""
+PPO on live feedback, for `accelerate launch`:
+
+    accelerate launch recipes/online_ppo.py --config recipes/configs/online_ppo.yaml
+
+Every field of the YAML file can be given as a flag, which then overrides it.
+"""
+
+from trl import get_peft_config
+
+from online_trl.ppo import OnlinePPOConfig, OnlinePPOTrainer
+from online_trl.script import parse_arguments, prepare, publish_policy
+
+
+def main() -> None:
+    script_args, training_args, model_args = parse_arguments(OnlinePPOConfig)
+    job = prepare(script_args, training_args, model_args)
+    trainer = OnlinePPOTrainer(
+        model=model_args.model_name_or_path,
+        reward_funcs=job.reward_funcs,
+        args=training_args,
+        train_dataset=job.prompts,
+        store=job.store,
+        peft_config=get_peft_config(model_args),
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    publish_policy(trainer, job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+import asyncio
+import inspect
+
+import pytest
+
+from online_trl.config import ConfigError
+from online_trl.rewards.functions import RewardFunctionError, guard_reward_function, load_reward_function
+
+BATCH = {"prompts": ["first", "second"], "completions": ["a", "bb"], "completion_ids": [[1], [2, 2]]}
+
+
+def length(completions, **columns):
+    return [float(len(completion)) for completion in completions]
+
+
+async def length_async(completions, **columns):
+    return [float(len(completion)) for completion in completions]
+
+
+def broken(completions, **columns):
+    raise KeyError("answer")
+
+
+async def broken_async(completions, **columns):
+    raise KeyError("answer")
+
+
+def sometimes(completions, **columns):
+    return [None, 1.0]
+
+
+def infinite(completions, **columns):
+    return [0.0, float("inf")]
+
+
+def test_a_function_is_loaded_by_its_path():
+    assert load_reward_function("trl.rewards:think_format_reward").__name__ == "think_format_reward"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("trl.rewards", "`trl.rewards` is not of the form `package.module:function`"),
+        ("no_such_package.rewards:f", "cannot import the module of the reward function `no_such_package.rewards:f`"),
+        ("trl.rewards:no_such", "the module `trl.rewards` has no function `no_such`"),
+    ],
+)
+def test_a_wrong_path_is_refused(path, message):
+    with pytest.raises(ConfigError, match=message):
+        load_reward_function(path)
+
+
+def test_a_guarded_function_keeps_name_kind_and_rewards():
+    guarded, guarded_async = guard_reward_function(length), guard_reward_function(length_async)
+    assert guarded(**BATCH) == asyncio.run(guarded_async(**BATCH)) == [1.0, 2.0]
+    assert (guarded.__name__, guarded_async.__name__) == ("length", "length_async")
+    assert inspect.iscoroutinefunction(guarded_async)
+    assert not inspect.iscoroutinefunction(guarded)
+
+
+def test_none_means_that_the_function_does_not_apply():
+    assert guard_reward_function(sometimes)(**BATCH) == [None, 1.0]
+
+
+@pytest.mark.parametrize("function", [broken, broken_async])
+def test_an_error_names_the_function_and_the_batch(function):
+    guarded = guard_reward_function(function)
+    with pytest.raises(RewardFunctionError) as raised:
+        result = guarded(**BATCH)
+        asyncio.run(result)
+    assert str(raised.value) == (
+        f"the reward function `{__name__}:{function.__name__}` raised KeyError: 'answer' on a batch of 2 completions, "
+        "whose first prompt is 'first'"
+    )
+    assert isinstance(raised.value.__cause__, KeyError)
+
+
+def test_a_reward_that_is_not_finite_is_refused():
+    with pytest.raises(RewardFunctionError, match=r"test_functions:infinite` returned inf for completion 1 of a batch"):
+        guard_reward_function(infinite)(**BATCH)
