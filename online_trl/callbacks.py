@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -9,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from .config import ConfigError
 from .data import OnlineDataCollator
+from .distributed import broadcast_from_main
 from .preferences import PreferenceBatch
 
 
@@ -94,7 +97,9 @@ class RefreshCallback(TrainerCallback):
             )
         self._refresh(batch)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         upto = self.collator.seen(batches=self.batches())
         if not self._is_due(state.global_step, upto):
             return
@@ -116,3 +121,63 @@ class RefreshCallback(TrainerCallback):
         by_steps = self.steps > 0 and step - self.last_step >= self.steps
         by_rows = self.rows > 0 and upto - self.collator.cursor.feedback >= self.rows
         return by_steps or by_rows
+
+
+class StepProgress(TrainerCallback):
+    """
+    Reports every step of a run.
+
+    Args:
+        report (`Callable[[int, int], None]`):
+            Called with the number of steps done and of all steps.
+    """
+
+    def __init__(self, report: Callable[[int, int], None]) -> None:
+        self.report = report
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.report(state.global_step, state.max_steps)
+
+
+class StopCallback(TrainerCallback):
+    """
+    Turns Ctrl-C (and `SIGTERM`) into a clean end: the step under way is finished, a checkpoint is saved, training stops.
+    A second Ctrl-C stops at once.
+
+    With several ranks, the main process decides for all of them, so that they save at the same step. Outside the main
+    thread, where Python delivers no signals, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._asked = False
+        self._previous: dict[int, Any] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.stopped = broadcast_from_main(lambda: self._asked)
+        if self.stopped:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._restore()
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self._asked = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

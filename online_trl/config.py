@@ -52,7 +52,8 @@ class OnlineArguments:
         default=50, metadata={"help": "Refresh the live reward model every so many policy steps; 0: never by steps."}
     )
     refresh_rows: int = field(
-        default=0, metadata={"help": "Refresh the live reward model after so many new rows in the log; 0: never by rows."}
+        default=0,
+        metadata={"help": "Refresh the live reward model after so many new rows in the log; 0: never by rows."},
     )
     refresh_min_pairs: int = field(
         default=16, metadata={"help": "A refresh that is due waits for so many new preference pairs."}

@@ -113,7 +113,11 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
     _name = "PPO"
 
     def __init__(
-        self, model: str | PreTrainedModel, reward_funcs: Any = None, args: OnlinePPOConfig | None = None, **kwargs: Any
+        self,
+        model: str | PreTrainedModel,
+        reward_funcs: Any = None,
+        args: OnlinePPOConfig | None = None,
+        **kwargs: Any,
     ) -> None:
         if args is None:
             args = OnlinePPOConfig()
@@ -185,9 +189,7 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
         kept = batch["completion_ids"].shape[1]
         return values[:, -kept - 1 : -1].float()
 
-    def _log_rollout(
-        self, kl: torch.Tensor, values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor
-    ) -> None:
+    def _log_rollout(self, kl: torch.Tensor, values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> None:
         self._log_mean("kl", (kl * mask).sum() / mask.sum().clamp(min=1))
         self._log_mean("objective/kl", (kl * mask).sum(dim=1).mean())
         self._log_mean("val/mean", (values * mask).sum() / mask.sum().clamp(min=1))

@@ -12,13 +12,15 @@ from datasets.exceptions import DatasetNotFoundError
 from transformers import AutoConfig
 from trl import GRPOConfig, ModelConfig, ScriptArguments, TrlParser
 
+from .callbacks import StopCallback
 from .config import ConfigError, check_config_file
+from .distributed import broadcast_from_main
 from .preferences import import_dataset, prompt_dataset
 from .registry import ModelRegistry, copy_model
 from .rewards.functions import load_reward_function
 from .rewards.scorer import LiveReward
 from .store import FeedbackStore
-from .trainer import broadcast_from_main, reward_config
+from .trainer import reward_config
 from .types import ModelRole, Purpose
 
 LIVE = "live"
@@ -76,7 +78,9 @@ class Job:
     registry: ModelRegistry | None
 
 
-def parse_arguments(config_type: type, argv: list[str] | None = None) -> tuple[OnlineScriptArguments, Any, ModelConfig]:
+def parse_arguments(
+    config_type: type, argv: list[str] | None = None
+) -> tuple[OnlineScriptArguments, Any, ModelConfig]:
     """
     Reads the command line and the YAML file behind `--config`; flags override the file.
 
@@ -172,39 +176,42 @@ def load_hf_dataset(name: str, config: str | None = None, split: str = "train") 
         raise ConfigError(f"cannot load the dataset `{name}` (split `{split}`): {error}") from error
 
 
-def publish_policy(trainer: Any, job: Job) -> str | None:
+def run(trainer: Any, job: Job) -> str | None:
     """
-    Saves the trained policy to the trainer's output directory and, if there is a registry, publishes it there: live if
-    it is the first one, a candidate otherwise.
+    Trains, saves the policy to the trainer's output directory and, if there is a registry, publishes it there: live if
+    it is the first one, a candidate otherwise. Ctrl-C leaves a checkpoint to resume from, and publishes nothing.
 
     Args:
         trainer (`Trainer`):
-            The trainer, after training. Every rank calls this.
+            The trainer; it resumes from `args.resume_from_checkpoint`, where `true` stands for the newest complete
+            checkpoint. Every rank calls this.
         job ([`Job`]):
             The recipe's parts.
 
     Returns:
         `str`, *optional*: Name of the published version.
     """
-    folder = Path(trainer.args.output_dir)
-    trainer.save_model(str(folder))
-    if job.registry is None:
+    stop = StopCallback()
+    trainer.add_callback(stop)
+    resume = trainer.args.resume_from_checkpoint
+    trainer.train(resume_from_checkpoint=True if resume in ("true", "True") else resume)
+    if stop.stopped:
         return None
-    registry, live = job.registry, trainer.live_reward
+    trainer.save_model(trainer.args.output_dir)
+    return broadcast_from_main(lambda: _publish(trainer, job.registry)) if job.registry is not None else None
 
-    def publish() -> str:
-        incumbent = registry.live(ModelRole.POLICY)
-        version = registry.publish(
-            ModelRole.POLICY,
-            copy_model(folder),
-            parent=incumbent.name if incumbent is not None else None,
-            reward_versions=tuple(live.versions_used) if live is not None else (),
-        )
-        if incumbent is None:
-            registry.promote(version.name, "the first policy of this registry")
-        return version.name
 
-    return broadcast_from_main(publish)
+def _publish(trainer: Any, registry: ModelRegistry) -> str:
+    incumbent = registry.live(ModelRole.POLICY)
+    version = registry.publish(
+        ModelRole.POLICY,
+        copy_model(Path(trainer.args.output_dir)),
+        parent=incumbent.name if incumbent is not None else None,
+        reward_versions=tuple(trainer.live_reward.versions_used) if trainer.live_reward is not None else (),
+    )
+    if incumbent is None:
+        registry.promote(version.name, "the first policy of this registry")
+    return version.name
 
 
 def _open_log(script_args: OnlineScriptArguments) -> None:

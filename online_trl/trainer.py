@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
@@ -24,13 +22,12 @@ from trl.data_utils import is_conversational
 from .callbacks import RefreshCallback
 from .config import ConfigError, check_keys
 from .data import OnlineDataCollator
+from .distributed import broadcast_from_main
 from .rewards.functions import guard_reward_function
 from .rewards.refresh import RefreshOutcome, RewardRefresher
 from .rewards.scorer import LiveReward
 from .store import FeedbackStore
 from .types import ModelRole, VersionStatus
-
-T = TypeVar("T")
 
 STATE_FILE = "online_state.json"
 # The last file that transformers writes into a checkpoint.
@@ -73,7 +70,9 @@ class OnlineTrainerMixin:
         if store is not None and train_dataset is not None:
             _check_conversational(train_dataset)
         if live is not None and store is None and live.registry.live(ModelRole.REWARD) is None:
-            raise ConfigError("the live reward has no version in its registry, and no `store` to learn a first one from")
+            raise ConfigError(
+                "the live reward has no version in its registry, and no `store` to learn a first one from"
+            )
         super().__init__(  # type: ignore[call-arg]
             model=model,
             reward_funcs=[_guarded(source) for source in sources if source is not None],
@@ -205,28 +204,6 @@ class OnlineTrainerMixin:
             orphaned = upto is not None and interval is not None and interval[1] > upto
             if orphaned and later.status is not VersionStatus.RETIRED:
                 registry.retire(later.name, "left behind by a run that was resumed from an earlier checkpoint")
-
-
-def broadcast_from_main(read: Callable[[], T]) -> T:
-    """
-    Calls a function on the main process and returns its result on every rank. An error is raised on every rank.
-
-    Args:
-        read (`Callable[[], T]`):
-            What to call; its result must be picklable.
-    """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return read()
-    box: list[Any] = [None, None]
-    if torch.distributed.get_rank() == 0:
-        try:
-            box[0] = read()
-        except Exception as error:  # noqa: BLE001  raised on every rank below, so that none waits for another
-            box[1] = error
-    result, error = broadcast_object_list(box)
-    if error is not None:
-        raise error
-    return result  # type: ignore[no-any-return]
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:

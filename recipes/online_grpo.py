@@ -9,7 +9,7 @@ Every field of the YAML file can be given as a flag, which then overrides it.
 from trl import get_peft_config
 
 from online_trl.grpo import OnlineGRPOConfig, OnlineGRPOTrainer
-from online_trl.script import parse_arguments, prepare, publish_policy
+from online_trl.script import parse_arguments, prepare, run
 
 
 def main() -> None:
@@ -23,8 +23,7 @@ def main() -> None:
         store=job.store,
         peft_config=get_peft_config(model_args),
     )
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    publish_policy(trainer, job)
+    run(trainer, job)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import gc
 import hashlib
 import logging
 import random
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,7 @@ from trl import RewardConfig, RewardTrainer
 
 from ..gates import reward_gate
 from ..preferences import PreferenceBatch, preference_dataset
-from ..registry import ModelRegistry
+from ..registry import ModelRegistry, copy_model
 from ..types import GateDecision, Message, ModelRole, PreferencePair
 from .scorer import LiveReward, RewardScorer, standardise
 
@@ -192,7 +191,7 @@ class RewardRefresher:
         accuracy = _accuracy(margins)
         version = self.registry.publish(
             ModelRole.REWARD,
-            lambda target: _copy(folder, target),
+            copy_model(folder),
             parent=self.live.version,
             feedback_interval=(batch.after, batch.upto),
             metrics={
@@ -222,17 +221,15 @@ class RewardRefresher:
 
 
 def _margins(scorer: RewardScorer, pairs: Sequence[PreferencePair]) -> list[float]:
-    return scorer.margins([pair.prompt + pair.chosen for pair in pairs], [pair.prompt + pair.rejected for pair in pairs])
+    return scorer.margins(
+        [pair.prompt + pair.chosen for pair in pairs], [pair.prompt + pair.rejected for pair in pairs]
+    )
 
 
 def _accuracy(margins: Sequence[float]) -> float:
     if not margins:
         return float("nan")
     return sum(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins) / len(margins)
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint-*", "*.bin"))
 
 
 @contextlib.contextmanager

@@ -162,9 +162,7 @@ def standardise(path: Path, conversations: list[list[Message]]) -> None:
             The anchor answers, each with its prompt. The same for every version of a run.
     """
     scores = RewardScorer(path).raw_scores(conversations)
-    anchors = Anchors(
-        conversations=conversations, mean=float(scores.mean()), std=max(float(scores.std()), _MIN_STD)
-    )
+    anchors = Anchors(conversations=conversations, mean=float(scores.mean()), std=max(float(scores.std()), _MIN_STD))
     (path / ANCHORS_FILE).write_text(json.dumps(anchors), encoding="utf-8")
 
 

@@ -76,5 +76,7 @@ def test_an_error_names_the_function_and_the_batch(function):
 
 
 def test_a_reward_that_is_not_finite_is_refused():
-    with pytest.raises(RewardFunctionError, match=r"test_functions:infinite` returned inf for completion 1 of a batch"):
+    with pytest.raises(
+        RewardFunctionError, match=r"test_functions:infinite` returned inf for completion 1 of a batch"
+    ):
         guard_reward_function(infinite)(**BATCH)

@@ -1,0 +1,168 @@
+"""The `online-trl` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from .config import ConfigError, check_choice
+from .registry import ModelRegistry, RegistryError
+from .store import FeedbackStore, StoreError
+from .types import InvalidRecordError, ModelRole, Purpose
+
+EXPORT_FORMATS = ("preference", "unpaired", "prompt")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Runs one command.
+
+    Args:
+        argv (`Sequence[str]`, *optional*):
+            The command line. Defaults to that of the process.
+
+    Returns:
+        `int`: Exit status: 0 when it did what was asked, 2 when something in the request was wrong, 130 after Ctrl-C.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (ConfigError, StoreError, RegistryError, InvalidRecordError) as error:
+        print(f"online-trl: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("online-trl: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="online-trl", description="Train a deployed language model on what its users say about it."
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_demo(commands.add_parser("demo", help="the whole loop on this machine, with simulated users"))
+    _add_serve(commands.add_parser("serve", help="serve a policy and collect feedback"))
+    _add_import(commands.add_parser("import", help="put a preference dataset into the log"))
+    _add_export(commands.add_parser("export", help="write the log as a dataset for any TRL trainer"))
+    _add_status(commands.add_parser("status", help="what is in the log, which versions exist, which are live"))
+    return parser
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trainer", default="grpo", help="grpo (default) or ppo")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything that is drawn (default: 0)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often the loop goes round (default: 3)")
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs/demo"), help="default: outputs/demo")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the output directory")
+    parser.set_defaults(run=_demo)
+
+
+def _demo(args: argparse.Namespace) -> None:
+    check_choice("trainer", args.trainer, ("grpo", "ppo"))
+    from .demo import run_demo
+
+    run_demo(trainer=args.trainer, seed=args.seed, rounds=args.rounds, output_dir=args.output_dir, resume=args.resume)
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--store", required=True, metavar="URL", help="the feedback log: sqlite:///feedback.db")
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    _add_store(parser)
+    policy = parser.add_mutually_exclusive_group(required=True)
+    policy.add_argument("--policy", metavar="PATH", help="a model: a folder, or a hub id")
+    policy.add_argument("--registry", type=Path, metavar="DIR", help="a registry, whose live policy is followed")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+    parser.set_defaults(run=_serve)
+
+
+def _serve(args: argparse.Namespace) -> None:
+    from .serving.server import serve
+
+    serve(store_url=args.store, policy=args.policy, registry_root=args.registry, host=args.host, port=args.port)
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", help="a preference dataset in TRL's format: hub id, folder, JSON or Parquet file")
+    _add_store(parser)
+    parser.add_argument("--config", help="configuration of a hub dataset")
+    parser.add_argument("--split", default="train", help="split to take (default: train)")
+    parser.set_defaults(run=_import)
+
+
+def _import(args: argparse.Namespace) -> None:
+    from .preferences import import_dataset, load_hf_dataset
+
+    dataset = load_hf_dataset(args.dataset, args.config, args.split)
+    with FeedbackStore(args.store) as store:
+        added = import_dataset(store, dataset)
+    print(f"{added} rows of feedback added to {args.store}")
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    _add_store(parser)
+    parser.add_argument("--format", default="preference", help=f"one of: {', '.join(EXPORT_FORMATS)}")
+    parser.add_argument(
+        "--output", required=True, type=Path, help="a .jsonl or .parquet file, or a folder for `load_from_disk`"
+    )
+    parser.set_defaults(run=_export)
+
+
+def _export(args: argparse.Namespace) -> None:
+    check_choice("format", args.format, EXPORT_FORMATS)
+    from .preferences import preference_dataset, prompt_dataset, read_preferences, unpaired_dataset
+
+    with FeedbackStore(args.store) as store:
+        preferences = read_preferences(store, after=0, upto=store.latest_seq())
+        interactions = store.interactions(purpose=Purpose.CHAT)
+    dataset = {
+        "preference": lambda: preference_dataset(preferences.pairs),
+        "unpaired": lambda: unpaired_dataset(preferences.labels),
+        "prompt": lambda: prompt_dataset(interactions),
+    }[args.format]()
+    writers = {".jsonl": dataset.to_json, ".json": dataset.to_json, ".parquet": dataset.to_parquet}
+    writers.get(args.output.suffix, dataset.save_to_disk)(str(args.output))
+    print(f"{len(dataset)} rows written to {args.output}")
+
+
+def _add_status(parser: argparse.ArgumentParser) -> None:
+    _add_store(parser)
+    parser.add_argument("--registry", type=Path, metavar="DIR", help="the model registry")
+    parser.set_defaults(run=_status)
+
+
+def _status(args: argparse.Namespace) -> None:
+    console = Console()
+    with FeedbackStore(args.store) as store:
+        summary = store.summary()
+    log = Table("what", "rows", title=f"The log {args.store}", title_justify="left")
+    log.add_row("answers", str(summary.interactions))
+    for version, count in summary.answers_by_version.items():
+        log.add_row(f"  by {version}", str(count))
+    log.add_row("users", str(summary.users))
+    for kind, count in summary.feedback_by_kind.items():
+        log.add_row(f"feedback: {kind}", str(count))
+    console.print(log)
+    if args.registry is not None:
+        console.print(_versions_table(ModelRegistry(args.registry)))
+
+
+def _versions_table(registry: ModelRegistry) -> Table:
+    table = Table("version", "status", "parent", "published", "why", title=f"Versions in {registry.root}")
+    for role in ModelRole:
+        for version in registry.versions(role):
+            published = f"{version.created_at:%Y-%m-%d %H:%M}"
+            table.add_row(version.name, version.status.value, version.parent or "", published, version.reason)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""The demo: the whole loop on this machine, with a policy made on the spot and simulated users.
+
+The training side never sees what the users like; it sees the feedback log.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from .callbacks import StepProgress
+from .config import ConfigError
+from .loop import LoopSettings, LoopState, OnlineLoop
+from .registry import ModelRegistry, copy_model
+from .report import console_table, write_html, write_json
+from .rewards.refresh import RefreshOutcome
+from .serving.process import ServerProcess
+from .simulation.base_policy import train_base_policy
+from .simulation.taste import Taste
+from .simulation.users import SimulatedUsers
+from .store import FeedbackStore
+from .types import ModelRole, RunReport
+
+# What each step takes, roughly, in seconds on two cores: only the time to go is estimated from it.
+_EXPECTED_SECONDS = {"policy": 30.0, "collect": 15.0, "train": 60.0, "evaluate": 15.0, "promote": 1.0}
+_STATIONS = {
+    "policy": "making a base policy",
+    "collect": "users chat and react",
+    "train": "the policy trains, the reward model is refreshed",
+    "evaluate": "users judge the candidate",
+    "promote": "the server takes over the better version",
+}
+# Settings found on the demo's sizes: a policy of 0.6 M parameters that answers in 20 to 40 tokens.
+_TRAINING: dict[str, dict[str, Any]] = {
+    "grpo": {"num_generations": 8, "beta": 0.02, "learning_rate": 5e-4},
+    "ppo": {"num_generations": 1, "num_iterations": 2, "beta": 0.02, "learning_rate": 5e-4},
+}
+_COMMON: dict[str, Any] = {
+    "max_steps": 60,
+    "per_device_train_batch_size": 64,
+    "max_completion_length": 48,
+    "lr_scheduler_type": "constant_with_warmup",
+    "warmup_steps": 5,
+    "refresh_steps": 20,
+    "reward_config": {"learning_rate": 1e-3, "num_train_epochs": 2, "per_device_train_batch_size": 32},
+    "save_steps": 20,
+    "save_total_limit": 2,
+    "logging_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+}
+
+
+def run_demo(*, trainer: str, seed: int, rounds: int, output_dir: Path, resume: bool) -> RunReport:
+    """
+    Runs the demo, or goes on with one that was stopped.
+
+    Args:
+        trainer (`str`):
+            `grpo` or `ppo`.
+        seed (`int`):
+            Seed of everything that is drawn.
+        rounds (`int`):
+            How often the loop goes round.
+        output_dir (`Path`):
+            Where everything is kept: the log, the registry, `report.html`, `result.json`.
+        resume (`bool`):
+            Whether to go on with the run in `output_dir`.
+
+    Returns:
+        [`~online_trl.types.RunReport`]: What came of it, also written to `output_dir`.
+
+    Raises:
+        [`~online_trl.config.ConfigError`]: if `output_dir` holds a run and `resume` is not set, or the other way round,
+            or the run there was started with other settings.
+    """
+    settings = LoopSettings(trainer=trainer, rounds=rounds, seed=seed, training={**_COMMON, **_TRAINING[trainer]})
+    state = _open_run(output_dir, {"trainer": trainer, "seed": seed, "rounds": rounds}, resume=resume)
+    _quiet()
+    console = Console()
+    store_url = f"sqlite:///{output_dir / 'feedback.db'}"
+    registry = ModelRegistry(output_dir / "registry")
+    with _Display(console, rounds, state) as display, FeedbackStore(store_url) as store:
+        if not state.is_completed("base/policy"):
+            _make_base_policy(registry, output_dir / "base", seed, display)
+            state.complete("base/policy")
+        with ServerProcess(store_url=store_url, registry_root=registry.root, log=output_dir / "server.log") as server:
+            users = SimulatedUsers(server.url, Taste(seed), seed=seed, state_dir=output_dir / "users")
+            loop = OnlineLoop(
+                store=store,
+                registry=registry,
+                server_url=server.url,
+                users=users,
+                settings=settings,
+                output_dir=output_dir,
+                state=state,
+                progress=display.update,
+                on_refresh=display.announce_refresh,
+            )
+            loop.run()
+            report = loop.report()
+    write_json(report, output_dir / "result.json")
+    write_html(report, output_dir / "report.html")
+    console.print(console_table(report))
+    console.print(f"The report: {output_dir / 'report.html'}")
+    return report
+
+
+class _Display:
+    """Shows which step is under way, how far it is, and about how long there is to go."""
+
+    def __init__(self, console: Console, rounds: int, state: LoopState) -> None:
+        self.state = state
+        self.steps = ["base/policy", "base/evaluate"]
+        for number in range(1, rounds + 1):
+            self.steps += [f"{number}/{station}" for station in ("collect", "train", "evaluate", "promote")]
+        self.rounds = rounds
+        self.share: dict[str, float] = {}
+        self.started = time.monotonic()
+        self.expected_at_start = self._expected_left()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %  {task.fields[left]}"),
+        )
+        self.progress = Progress(*columns, console=console)
+        self.task = self.progress.add_task("starting", total=1.0, left="")
+
+    def __enter__(self) -> _Display:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.progress.stop()
+
+    def update(self, step: str, share: float) -> None:
+        """Takes note of how far a step is."""
+        self.share[step] = share
+        round_, _, station = step.partition("/")
+        where = "before the first round" if round_ == "base" else f"round {round_}/{self.rounds}"
+        description = f"{where}: {_STATIONS[station]}"
+        self.progress.update(self.task, description=description, completed=share, left=self._left())
+        if share in (0.0, 1.0) and not self.progress.console.is_terminal:
+            self.progress.console.print(f"{description}: {'done' if share else 'begins'}, {self._left()}")
+
+    def announce_refresh(self, outcome: RefreshOutcome) -> None:
+        """Prints what a refresh of the reward model led to."""
+        verdict = "in service" if outcome.decision.accepted else "refused"
+        self.progress.console.print(
+            f"  {outcome.version} {verdict}: {outcome.pairs} pairs, right on {outcome.accuracy:.0%} of "
+            f"{outcome.heldout_pairs} held-out pairs ({outcome.seconds:.1f} s)"
+        )
+
+    def _left(self) -> str:
+        left = self._expected_left()
+        done = self.expected_at_start - left
+        # The machine's own pace, once there is enough of it to go by.
+        pace = (time.monotonic() - self.started) / done if done > 20 else 1.0
+        return f"about {left * pace / 60:.1f} min to go"
+
+    def _expected_left(self) -> float:
+        steps = [step for step in self.steps if not self.state.is_completed(step)]
+        return sum(_EXPECTED_SECONDS[step.partition("/")[2]] * (1 - self.share.get(step, 0.0)) for step in steps)
+
+
+def _open_run(output_dir: Path, settings: dict[str, Any], *, resume: bool) -> LoopState:
+    file = output_dir / "settings.json"
+    if resume:
+        if not file.is_file():
+            raise ConfigError(f"nothing to resume: {output_dir} holds no run")
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+        if earlier != settings:
+            raise ConfigError(f"the run in {output_dir} was started with {earlier}, not with {settings}")
+    elif file.is_file():
+        raise ConfigError(
+            f"{output_dir} holds a run already: go on with it (`--resume`), choose another `--output-dir`, or remove it"
+        )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(settings), encoding="utf-8")
+    return LoopState(output_dir / "loop.json")
+
+
+def _make_base_policy(registry: ModelRegistry, folder: Path, seed: int, display: _Display) -> None:
+    display.update("base/policy", 0.0)
+    progress = StepProgress(lambda done, total: display.update("base/policy", done / total))
+    train_base_policy(folder, seed=seed, callbacks=[progress])
+    version = registry.publish(ModelRole.POLICY, copy_model(folder), config={"seed": seed})
+    registry.promote(version.name, "the policy that the loop starts from")
+    display.update("base/policy", 1.0)
+
+
+def _quiet() -> None:
+    """The demo shows its own progress; the server needs a core of its own."""
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    torch.set_num_threads(1)

@@ -1,0 +1,162 @@
+import pytest
+
+from online_trl.data import OnlineDataCollator
+from online_trl.store import FeedbackStore
+from online_trl.types import Feedback, FeedbackKind, Interaction, Purpose
+
+
+@pytest.fixture
+def store(tmp_path):
+    with FeedbackStore(f"sqlite:///{tmp_path / 'log.db'}") as store:
+        yield store
+
+
+def say(store, text, **fields):
+    return store.add_interaction(
+        Interaction(
+            prompt=[{"role": "user", "content": text}],
+            completion=[{"role": "assistant", "content": f"about {text}"}],
+            policy_version="policy-0001",
+            session_id=text,
+            user_id="ann",
+            **fields,
+        )
+    )
+
+
+def thumb(store, interaction, up):
+    return store.add_feedback(
+        Feedback(kind=FeedbackKind.BINARY, interaction_ids=[interaction.interaction_id], value=up, user_id="ann")
+    )
+
+
+def seeds(count):
+    return [{"prompt": [{"role": "user", "content": f"seed {index}"}], "answer": index} for index in range(count)]
+
+
+def repeated(rows, times):
+    return [dict(row) for row in rows for _ in range(times)]
+
+
+def collator(store, *, prompts=4, generate_every=1, fresh_fraction=0.5, **options):
+    return OnlineDataCollator(
+        store,
+        num_generations=2,
+        generation_batch_size=2 * prompts,
+        generate_every=generate_every,
+        fresh_fraction=fresh_fraction,
+        **options,
+    )
+
+
+def texts(batch):
+    return [row["prompt"][-1]["content"] for row in batch]
+
+
+def test_half_of_the_groups_are_fresh_and_groups_stay_whole(store):
+    for text in ("old", "newer", "newest"):
+        say(store, text)
+    batch = collator(store)(repeated(seeds(4), 2))
+    assert texts(batch)[::2] == texts(batch)[1::2]
+    fresh = {text for text in texts(batch) if not text.startswith("seed")}
+    assert fresh == {"newer", "newest"}
+    for row in batch:
+        assert (row["interaction_id"] is None) == (row["answer"] is not None)
+
+
+def test_a_prompt_is_offered_once_and_then_the_seeds_fill_in(store):
+    say(store, "only")
+    collate = collator(store)
+    assert texts(collate(repeated(seeds(4), 2))).count("only") == 2
+    assert texts(collate(repeated(seeds(4), 2))) == texts(repeated(seeds(4), 2))
+    say(store, "later")
+    assert texts(collate(repeated(seeds(4), 2))).count("later") == 2
+
+
+def test_equal_prompts_take_one_group(store):
+    for session in range(3):
+        say(store, "same", purpose=Purpose.CHAT) if session == 0 else store.add_interaction(
+            Interaction(
+                prompt=[{"role": "user", "content": "same"}],
+                completion=[{"role": "assistant", "content": str(session)}],
+                policy_version="policy-0001",
+                session_id=str(session),
+                user_id="bob",
+            )
+        )
+    assert texts(collator(store)(repeated(seeds(4), 2))).count("same") == 2
+
+
+def test_evaluation_prompts_are_never_trained_on(store):
+    say(store, "judged", purpose=Purpose.EVALUATION)
+    assert "judged" not in texts(collator(store)(repeated(seeds(4), 2)))
+
+
+def test_two_ranks_see_one_generation_batch(store):
+    for text in "abcdef":
+        say(store, text)
+    shared = []
+
+    def main(read):
+        shared.append(read())
+        return shared[-1]
+
+    first = collator(store, process_index=0, broadcast=main)
+    second = collator(store, process_index=1, broadcast=lambda read: shared[-1])
+    whole = collator(store)(repeated(seeds(4), 2))
+    rows = repeated(seeds(4), 2)
+    assert first(rows[:4]) + second(rows[4:]) == whole
+
+
+def test_only_one_batch_in_generate_every_draws(store):
+    say(store, "first")
+    collate = collator(store, generate_every=2)
+    assert texts(collate(repeated(seeds(4), 2))).count("first") == 2
+    say(store, "second")
+    assert "second" not in texts(collate(repeated(seeds(4), 2)))
+    assert texts(collate(repeated(seeds(4), 2))).count("second") == 2
+
+
+def test_the_state_is_that_of_the_trainers_batch_and_not_of_the_one_fetched_ahead(store):
+    say(store, "one")
+    collate = collator(store)
+    collate(repeated(seeds(4), 2))
+    behind = store.latest_seq()
+    say(store, "two")
+    collate(repeated(seeds(4), 2))  # fetched ahead of the trainer
+    state = collate.state_dict(batches=1)
+    assert state == {"prompts": behind, "feedback": 0}
+
+    resumed = collator(store)
+    resumed.load_state_dict(state)
+    assert texts(resumed(repeated(seeds(4), 2))).count("two") == 2
+
+
+def test_preferences_end_where_the_log_was_when_the_trainers_batch_was_drawn(store):
+    good, bad = say(store, "lamp"), say(store, "chair")
+    first = thumb(store, good, True)
+    collate = collator(store)
+    collate(repeated(seeds(4), 2))
+    second = thumb(store, bad, False)
+    collate(repeated(seeds(4), 2))
+
+    batch = collate.take_preferences(upto=collate.seen(batches=1))
+    assert batch.feedback_ids == (first.feedback_id,)
+    collate.commit(batch)
+    batch = collate.take_preferences(upto=collate.seen(batches=2))
+    assert batch.feedback_ids == (second.feedback_id,)
+    assert (batch.after, batch.upto) == (first.seq, second.seq)
+
+
+def test_any_split_into_intervals_hands_over_every_row_once(store):
+    collate = collator(store)
+    handed = []
+    expected = []
+    for index in range(6):
+        expected.append(thumb(store, say(store, f"prompt {index}"), index % 2 == 0).feedback_id)
+        collate(repeated(seeds(4), 2))
+        if index % 2:
+            batch = collate.take_preferences(upto=collate.seen(batches=index + 1))
+            collate.commit(batch)
+            handed.extend(batch.feedback_ids)
+    assert handed == expected

@@ -1,0 +1,261 @@
+"""The online trainers on tiny models: real TRL trainers, real log, real registry."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+from trl import GRPOConfig, GRPOTrainer
+
+from online_trl.config import ConfigError
+from online_trl.grpo import OnlineGRPOConfig, OnlineGRPOTrainer
+from online_trl.ppo import OnlinePPOConfig, OnlinePPOTrainer
+from online_trl.registry import ModelRegistry
+from online_trl.rewards.functions import RewardFunctionError
+from online_trl.rewards.scorer import LiveReward
+from online_trl.store import FeedbackStore
+from online_trl.trainer import last_complete_checkpoint
+from online_trl.types import ModelRole, VersionStatus
+
+from feedback import WriteEachStep, add_comparisons
+
+TRAINERS = {"grpo": (OnlineGRPOTrainer, OnlineGRPOConfig), "ppo": (OnlinePPOTrainer, OnlinePPOConfig)}
+SETTINGS = {
+    "max_steps": 4,
+    "per_device_train_batch_size": 8,
+    "max_completion_length": 8,
+    "learning_rate": 1e-3,
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "dataloader_pin_memory": False,
+}
+REWARD = {"learning_rate": 1e-3, "per_device_train_batch_size": 8}
+
+
+def brevity(completions, **columns):
+    return [-len(completion[0]["content"]) / 10 for completion in completions]
+
+
+async def ones(completions, **columns):
+    return [1.0] * len(completions)
+
+
+def broken(completions, **columns):
+    raise KeyError("answer")
+
+
+@pytest.fixture
+def prompts():
+    return Dataset.from_list([{"prompt": [{"role": "user", "content": f"seed {index}"}]} for index in range(32)])
+
+
+@pytest.fixture
+def store(tmp_path):
+    with FeedbackStore(f"sqlite:///{tmp_path / 'log.db'}") as store:
+        yield store
+
+
+@pytest.fixture
+def registry(tmp_path):
+    return ModelRegistry(tmp_path / "registry")
+
+
+def make(kind, model, output_dir, reward_funcs, dataset, *, store=None, **settings):
+    trainer_type, config_type = TRAINERS[kind]
+    generations = {"num_generations": 4} if kind == "grpo" else {}
+    args = config_type(output_dir=str(output_dir), **{**SETTINGS, **generations, **settings})
+    return trainer_type(model, reward_funcs, args, train_dataset=dataset, store=store)
+
+
+def logged(trainer, key):
+    return [row[key] for row in trainer.state.log_history if key in row]
+
+
+def test_with_the_online_parts_off_the_losses_are_those_of_trl(tiny_policy, tmp_path, prompts):
+    settings = {**SETTINGS, "num_generations": 4, "num_iterations": 2, "beta": 0.1}
+    ours = OnlineGRPOTrainer(
+        tiny_policy, brevity, OnlineGRPOConfig(output_dir=str(tmp_path / "a"), **settings), train_dataset=prompts
+    )
+    theirs = GRPOTrainer(
+        tiny_policy, brevity, GRPOConfig(output_dir=str(tmp_path / "b"), **settings), train_dataset=prompts
+    )
+    ours.train()
+    theirs.train()
+    assert logged(ours, "loss") == logged(theirs, "loss")
+    assert any(loss != 0 for loss in logged(ours, "loss"))
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_reward_functions_sync_and_async_add_up_by_their_weights(kind, tiny_policy, tmp_path, prompts):
+    trainer = make(kind, tiny_policy, tmp_path, [brevity, ones], prompts, reward_weights=[2.0, 0.5], max_steps=1)
+    trainer.train()
+    (row,) = [row for row in trainer.state.log_history if "reward" in row]
+    assert row["rewards/ones/mean"] == 1.0
+    assert row["reward"] == pytest.approx(2.0 * row["rewards/brevity/mean"] + 0.5, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_a_failing_reward_function_is_named_with_its_batch(kind, tiny_policy, tmp_path, prompts):
+    trainer = make(kind, tiny_policy, tmp_path, [brevity, broken], prompts)
+    with pytest.raises(
+        RewardFunctionError, match=r"test_trainer:broken` raised KeyError.* a batch of 8 completions at "
+    ):
+        trainer.train()
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_the_reward_model_is_made_and_refreshed_while_the_policy_trains(
+    kind, tiny_policy, tmp_path, prompts, store, registry
+):
+    add_comparisons(store, 40)
+    trainer = make(
+        kind,
+        tiny_policy,
+        tmp_path / "out",
+        [LiveReward(registry), brevity],
+        prompts,
+        store=store,
+        max_steps=6,
+        refresh_steps=2,
+        refresh_min_pairs=4,
+        reward_config=REWARD,
+        log_completions=True,
+        num_completions_to_print=0,
+    )
+    writer = WriteEachStep(store)
+    trainer.add_callback(writer)
+    trainer.train()
+
+    versions = registry.versions(ModelRole.REWARD)
+    assert [outcome.version for outcome in trainer.refreshes] == [version.name for version in versions]
+    assert len(versions) == 1 + 3  # the first one, and one after steps 2, 4 and 6
+    intervals = [version.feedback_interval for version in versions]
+    assert intervals[0][0] == 0
+    assert all(before[1] == after[0] for before, after in zip(intervals[:-1], intervals[1:], strict=True))
+    accepted = [version.name for version in versions if version.status is not VersionStatus.REFUSED]
+    assert trainer.live_reward.version == accepted[-1] == registry.live(ModelRole.REWARD).name
+    assert len(logged(trainer, "live_reward/version")) >= 3
+
+    tables = [pandas.read_parquet(path) for path in sorted((tmp_path / "out" / "completions").glob("*.parquet"))]
+    assert {"reward_version", "live_reward", "brevity"} <= set(tables[-1].columns)
+    seen = " ".join(str(prompt) for table in tables for prompt in table["prompt"])
+    assert "fresh" in seen
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_the_policy_is_saved_without_the_critic_and_loads_in_plain_transformers(kind, tiny_policy, tmp_path, prompts):
+    trainer = make(kind, tiny_policy, tmp_path, brevity, prompts, max_steps=1)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    _, report = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", output_loading_info=True)
+    assert not report["unexpected_keys"]
+    assert not report["missing_keys"]
+    assert not any(key.startswith("critic") for key in load_file(tmp_path / "saved" / "model.safetensors"))
+    assert (tmp_path / "saved" / "critic").is_dir() == (kind == "ppo")
+
+
+def test_the_critic_learns_and_comes_back_from_a_checkpoint(tiny_policy, tmp_path, prompts):
+    trainer = make("ppo", tiny_policy, tmp_path, brevity, prompts, max_steps=8, save_strategy="steps", save_steps=8)
+    trainer.train()
+    losses = logged(trainer, "value_loss")
+    assert losses[-1] < 0.5 * losses[0]
+    checkpoint = last_complete_checkpoint(tmp_path)
+    saved = AutoModelForTokenClassification.from_pretrained(f"{checkpoint}/critic")
+    assert saved.score.weight.abs().max() > 0
+
+    again = make("ppo", tiny_policy, tmp_path, brevity, prompts, max_steps=9, save_strategy="no")
+    again.train(resume_from_checkpoint=True)
+    assert [row["step"] for row in again.state.log_history if "reward" in row][-1] == 9
+    head = trainer.model.critic.score.weight
+    assert torch.equal(saved.score.weight, head)
+
+
+def test_plain_prompts_beside_a_log_are_refused_before_a_model_is_loaded(store, tmp_path):
+    plain = Dataset.from_list([{"prompt": "seed"}] * 8)
+    with pytest.raises(ConfigError, match="prompts of `train_dataset` are plain text"):
+        make("grpo", "no/such-model", tmp_path, brevity, plain, store=store)
+
+
+def test_a_live_reward_with_nothing_to_learn_from_is_refused_before_a_model_is_loaded(registry, prompts, tmp_path):
+    with pytest.raises(ConfigError, match="no version in its registry"):
+        make("grpo", "no/such-model", tmp_path, [LiveReward(registry)], prompts)
+
+
+def test_too_little_feedback_for_a_first_reward_model_says_what_to_do(tiny_policy, registry, prompts, store, tmp_path):
+    add_comparisons(store, 3)
+    trainer = make("grpo", tiny_policy, tmp_path, [LiveReward(registry)], prompts, store=store)
+    with pytest.raises(ConfigError, match=r"16 are needed: .*online-trl import"):
+        trainer.train()
+
+
+def test_resuming_without_a_checkpoint_is_refused(tiny_policy, tmp_path, prompts):
+    trainer = make("grpo", tiny_policy, tmp_path, brevity, prompts)
+    with pytest.raises(ConfigError, match="nothing to resume from"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+def test_a_wrong_key_for_the_reward_model_is_refused_with_the_nearest(tiny_policy, registry, store, prompts, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"unknown key `learning_rat` in `reward_config`; did you mean `learning_rate`"
+    ):
+        make(
+            "grpo",
+            tiny_policy,
+            tmp_path,
+            [LiveReward(registry)],
+            prompts,
+            store=store,
+            reward_config={"learning_rat": 1},
+        )
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_a_killed_run_resumes_and_uses_every_row_of_feedback_once(kind, tiny_policy, tmp_path, store, registry):
+    add_comparisons(store, 40)
+    script = Path(__file__).parent / "killed_run.py"
+    command = [sys.executable, str(script), kind, str(tiny_policy), str(tmp_path), store.url]
+    process = subprocess.Popen(command)
+    killed_at = _kill_after_step(process, tmp_path / "steps", 5)
+    assert killed_at < 12
+    subprocess.run([*command, "resume"], check=True)
+
+    steps = [int(line) for line in (tmp_path / "steps").read_text().split()]
+    resumed_at = steps[steps.index(killed_at) + 1]
+    assert 2 < resumed_at <= killed_at + 1
+    assert steps[-1] == 12
+    used = [version for version in registry.versions(ModelRole.REWARD) if "left behind" not in version.reason]
+    rows = [row.seq for row in store.feedback()]
+    counts = {
+        seq: sum(after < seq <= upto for after, upto in (version.feedback_interval for version in used))
+        for seq in rows
+    }
+    last = max(version.feedback_interval[1] for version in used)
+    assert {count for seq, count in counts.items() if seq <= last} == {1}
+    state = json.loads((Path(last_complete_checkpoint(tmp_path / "out")) / "online_state.json").read_text())
+    assert state["cursor"]["feedback"] == last
+
+
+def _kill_after_step(process, file, step):
+    deadline = time.monotonic() + 120
+    while not (file.is_file() and len(file.read_text().split()) >= step):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    return int(file.read_text().split()[-1])
