@@ -1,0 +1,162 @@
+"""
+The database behind the feedback log: opened by URL, brought up to date, read and written in transactions.
+
+A write transaction excludes every other writer, and is on disk when it has been left; errors of the driver come out as
+[`StoreError`].
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError, StatementError
+
+from online_trl import migrations
+from online_trl.migrations import schema
+
+_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
+_SUPPORTED = "sqlite:///path/to/feedback.db and postgresql://user@host/database"
+_BUSY_SECONDS = 60
+_MIGRATION_LOCK = 0x6F6E6C696E65
+
+
+class StoreError(RuntimeError):
+    """The log cannot be opened, read or written; the message names the log and the reason."""
+
+
+class Database:
+    """
+    The database behind a store URL. Opening it creates the tables, or brings older ones up to date.
+
+    Args:
+        url (`str`):
+            `sqlite:///…` or `postgresql://…`.
+
+    Raises:
+        [`StoreError`]: if the URL is of another kind, or the database cannot be opened.
+    """
+
+    def __init__(self, url: str) -> None:
+        parsed = _parse(url)
+        self._name = parsed.render_as_string(hide_password=True)
+        self._engine = _create_engine(parsed)
+        try:
+            self._migrate()
+        except StoreError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """Gives a connection to read with."""
+        with self._clear_errors(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """Gives a connection in a transaction that no other writer overlaps, committed at the end of the block."""
+        with self._transaction() as connection:
+            # The row lock lasts until the commit. SQLite has none; there BEGIN IMMEDIATE keeps the others out.
+            connection.execute(sa.select(schema.log_position.c.seq).with_for_update())
+            yield connection
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        with self._clear_errors(), self._engine.connect() as connection:
+            connection.execution_options(writes=True)
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            reason = error.orig if isinstance(error, StatementError) else error
+            raise StoreError(f"{self._name}: {reason}") from error
+
+    def _migrate(self) -> None:
+        with self.reading() as connection:
+            revision = migrations.current_revision(connection)
+        if revision == migrations.REVISIONS[-1]:
+            return
+        if revision is not None and revision not in migrations.REVISIONS:
+            raise StoreError(
+                f"{self._name} was written by a newer online-trl (schema {revision}); upgrade the package"
+            )
+        with self._transaction() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            migrations.upgrade(connection)
+
+
+def _parse(text: str) -> sa.URL:
+    try:
+        url = sa.make_url(text)
+    except ArgumentError as error:
+        raise StoreError(f"{text!r} is not the URL of a store; supported are {_SUPPORTED}") from error
+    if url.drivername not in _DRIVERS:
+        raise StoreError(f"a store of kind {url.drivername!r} is unknown; supported are {_SUPPORTED}")
+    if url.drivername == "sqlite" and url.database in (None, "", ":memory:"):
+        raise StoreError(f"{text!r} names no file; the log has to outlive its process: sqlite:///path/to/feedback.db")
+    return url
+
+
+def _create_engine(url: sa.URL) -> sa.Engine:
+    options: dict[str, Any] = {"hide_parameters": True}
+    if url.drivername == "sqlite":
+        _create_folder(url)
+        # The driver's own transactions begin too late to exclude other writers; `_begin` begins them.
+        options["connect_args"] = {"isolation_level": None, "timeout": _BUSY_SECONDS}
+    else:
+        options |= {"isolation_level": "READ COMMITTED", "pool_pre_ping": True}
+    try:
+        engine = sa.create_engine(url.set(drivername=_DRIVERS[url.drivername]), **options)
+    except ImportError as error:
+        raise StoreError(
+            f"a postgresql:// store needs psycopg: pip install 'online-trl[postgres]' ({error})"
+        ) from error
+    if url.drivername == "sqlite":
+        event.listen(engine, "connect", _set_pragmas)
+        event.listen(engine, "begin", _begin)
+    event.listen(engine, "connect", _remember_process)
+    event.listen(engine, "checkout", _refuse_inherited)
+    return engine
+
+
+def _create_folder(url: sa.URL) -> None:
+    folder = Path(url.database or "").parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot create the folder of {url}: {error}") from error
+
+
+def _set_pragmas(connection: Any, record: Any) -> None:
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
+
+
+def _remember_process(connection: Any, record: Any) -> None:
+    record.info["process"] = os.getpid()
+
+
+def _refuse_inherited(connection: Any, record: Any, proxy: Any) -> None:
+    # A forked process (a data loader's worker) must not share its parent's connection; the pool makes a new one.
+    if record.info["process"] != os.getpid():
+        record.dbapi_connection = proxy.dbapi_connection = None
+        raise DisconnectionError("the connection belongs to another process")

@@ -1,0 +1,85 @@
+"""The tables of the feedback log, as the newest migration leaves them; a test compares the two."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import sqlalchemy as sa
+
+from online_trl.types import FeedbackKind, FeedbackSource, Purpose
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """Timezone-aware UTC on both sides, also on SQLite, which stores no time zone."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(timezone.utc)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
+
+
+def _enum(kind: type[Purpose] | type[FeedbackKind] | type[FeedbackSource]) -> sa.Enum:
+    return sa.Enum(kind, values_callable=lambda members: [m.value for m in members], native_enum=False, length=16)
+
+
+# SQLite makes a column the table's own key, which turns reading an interval into a range scan, only if it is INTEGER.
+_SEQ = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_JSON = sa.JSON(none_as_null=True)
+
+metadata = sa.MetaData()
+
+log_position = sa.Table(
+    "log_position",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("seq", _SEQ, nullable=False),
+)
+
+interactions = sa.Table(
+    "interactions",
+    metadata,
+    sa.Column("seq", _SEQ, primary_key=True, autoincrement=False),
+    sa.Column("interaction_id", sa.Text, nullable=False, unique=True),
+    sa.Column("session_id", sa.Text, nullable=False, index=True),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("policy_version", sa.Text, nullable=False, index=True),
+    sa.Column("purpose", _enum(Purpose), nullable=False, index=True),
+    sa.Column("prompt_key", sa.String(64), nullable=False, index=True),
+    sa.Column("prompt", _JSON, nullable=False),
+    sa.Column("completion", _JSON, nullable=False),
+    sa.Column("sampling", _JSON, nullable=False),
+    sa.Column("prompt_ids", _JSON),
+    sa.Column("completion_ids", _JSON),
+    sa.Column("logprobs", _JSON),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    sa.Column("seq", _SEQ, primary_key=True, autoincrement=False),
+    sa.Column("feedback_id", sa.Text, nullable=False, unique=True),
+    sa.Column("idempotency_key", sa.Text, nullable=False, unique=True),
+    sa.Column("kind", _enum(FeedbackKind), nullable=False),
+    sa.Column("interaction_ids", _JSON, nullable=False),
+    sa.Column("value", _JSON),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("source", _enum(FeedbackSource), nullable=False),
+    sa.Column("comment", sa.Text),
+    sa.Column("tags", _JSON, nullable=False),
+    sa.Column("supersedes", sa.Text, sa.ForeignKey("feedback.feedback_id"), index=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+feedback_interactions = sa.Table(
+    "feedback_interactions",
+    metadata,
+    sa.Column("feedback_seq", _SEQ, sa.ForeignKey("feedback.seq"), primary_key=True, autoincrement=False),
+    sa.Column("interaction_id", sa.Text, sa.ForeignKey("interactions.interaction_id"), primary_key=True, index=True),
+)
