@@ -38,16 +38,14 @@ class Refresher(Protocol):
 
 class RefreshCallback(TrainerCallback):
     """
-    Refreshes the live reward model between two policy steps: every so many steps, or once the log has so many new rows.
-    The first version is trained before the first step, from all feedback that the log holds.
+    Refreshes the live reward model between two policy steps: every so many steps, or once the log has so many new
+    rows. The first version is trained before the first step, from all feedback that the log holds.
 
     Args:
         collator ([`~online_trl.data.OnlineDataCollator`]):
             Where fresh preference batches come from, and what keeps the feedback cursor.
         refresher ([`Refresher`]):
             What learns from them.
-        batches (`Callable[[], int]`):
-            Returns how many dataloader batches the trainer has trained on since it started.
         steps (`int`, *optional*, defaults to `50`):
             Policy steps between two refreshes; `0` turns the trigger off.
         rows (`int`, *optional*, defaults to `0`):
@@ -67,7 +65,6 @@ class RefreshCallback(TrainerCallback):
         collator: OnlineDataCollator,
         refresher: Refresher,
         *,
-        batches: Callable[[], int],
         steps: int = 50,
         rows: int = 0,
         min_pairs: int = 16,
@@ -75,7 +72,6 @@ class RefreshCallback(TrainerCallback):
     ) -> None:
         self.collator = collator
         self.refresher = refresher
-        self.batches = batches
         self.steps = steps
         self.rows = rows
         self.min_pairs = max(1, min_pairs)
@@ -91,8 +87,8 @@ class RefreshCallback(TrainerCallback):
         batch = self.collator.take_preferences(upto=self.collator.latest())
         if self.refresher.trainable(batch) < self.min_pairs:
             raise ConfigError(
-                f"the log {self.collator.store.url} holds {self.refresher.trainable(batch)} preference pairs to train a "
-                f"first reward model on, {self.min_pairs} are needed: collect more feedback, seed the log with "
+                f"the log {self.collator.store.url} holds {self.refresher.trainable(batch)} preference pairs to train "
+                f"a first reward model on, {self.min_pairs} are needed: collect more feedback, seed the log with "
                 "`online-trl import`, or lower `refresh_min_pairs`"
             )
         self._refresh(batch)
@@ -100,10 +96,9 @@ class RefreshCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        upto = self.collator.seen(batches=self.batches())
-        if not self._is_due(state.global_step, upto):
+        if not self._is_due(state.global_step):
             return
-        batch = self.collator.take_preferences(upto=upto)
+        batch = self.collator.take_preferences(upto=self.collator.latest())
         if self.refresher.trainable(batch) < self.min_pairs:
             return
         self._refresh(batch)
@@ -117,10 +112,10 @@ class RefreshCallback(TrainerCallback):
         if self.on_refresh is not None:
             self.on_refresh(outcome)
 
-    def _is_due(self, step: int, upto: int) -> bool:
-        by_steps = self.steps > 0 and step - self.last_step >= self.steps
-        by_rows = self.rows > 0 and upto - self.collator.cursor.feedback >= self.rows
-        return by_steps or by_rows
+    def _is_due(self, step: int) -> bool:
+        if self.steps > 0 and step - self.last_step >= self.steps:
+            return True
+        return self.rows > 0 and self.collator.latest() - self.collator.cursor.feedback >= self.rows
 
 
 class StepProgress(TrainerCallback):
@@ -143,8 +138,8 @@ class StepProgress(TrainerCallback):
 
 class StopCallback(TrainerCallback):
     """
-    Turns Ctrl-C (and `SIGTERM`) into a clean end: the step under way is finished, a checkpoint is saved, training stops.
-    A second Ctrl-C stops at once.
+    Turns Ctrl-C (and `SIGTERM`) into a clean end: the step under way is finished, a checkpoint is saved, training
+    stops. A second Ctrl-C stops at once.
 
     With several ranks, the main process decides for all of them, so that they save at the same step. Outside the main
     thread, where Python delivers no signals, it does nothing.

@@ -1,4 +1,4 @@
-"""Settings: the fields that the online trainers add to TRL's configs, and the check of a YAML file against dataclasses.
+"""Settings: the fields that the online trainers add to TRL's configs, and the check of a YAML file.
 
 Everything here loads without torch, so that a mistake in a configuration is found before a model is loaded.
 """

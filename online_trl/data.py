@@ -1,8 +1,9 @@
 """Fresh prompts and preference batches into a running trainer.
 
-Every training rank runs the [`OnlineDataCollator`], but only the main process reads the log: what it read is broadcast,
-so all ranks train on the same prompts and refresh on the same feedback however fast the log grows meanwhile. The
-cursors say what has been consumed; they belong to the checkpoint, so a resumed run neither skips nor repeats feedback.
+Every training rank runs the [`OnlineDataCollator`], but only the main process reads the log: what it read is
+broadcast, so all ranks train on the same prompts and refresh on the same feedback however fast the log grows
+meanwhile. The cursors say what has been consumed; they belong to the checkpoint, so a resumed run neither skips nor
+repeats feedback.
 """
 
 from __future__ import annotations
@@ -50,14 +51,11 @@ class Draw:
         prompts (`tuple[tuple[str, list[Message]], ...]`):
             Interaction id and messages of each fresh prompt.
         upto (`int`):
-            `seq` that the log had reached.
-        cursor ([`Cursor`]):
-            How far the run had read after this draw.
+            `seq` that the log had reached: how far the run has read after this draw.
     """
 
     prompts: tuple[tuple[str, list[Message]], ...]
     upto: int
-    cursor: Cursor
 
 
 class OnlineDataCollator:
@@ -66,8 +64,8 @@ class OnlineDataCollator:
     reward refresh.
 
     TRL's GRPO sampler repeats each prompt `num_generations` times, deals the generation batch out to the ranks in
-    contiguous slices, and repeats it while its completions are reused. The collator replaces whole prompt groups, never
-    part of one, and draws once per generation.
+    contiguous slices, and repeats it while its completions are reused. The collator replaces whole prompt groups,
+    never part of one, and draws once per generation.
 
     Args:
         store ([`FeedbackStore`]):
@@ -134,7 +132,7 @@ class OnlineDataCollator:
 
         Args:
             upto (`int`):
-                End of the interval, such as [`~OnlineDataCollator.seen`].
+                End of the interval, such as [`~OnlineDataCollator.latest`].
             after (`int`, *optional*):
                 Start of the interval. Defaults to the feedback cursor: what the run has not used yet.
 
@@ -151,23 +149,13 @@ class OnlineDataCollator:
         upto: int = self.broadcast(self.store.latest_seq)
         return upto
 
-    def seen(self, *, batches: int) -> int:
-        """
-        Returns the `seq` that the log had reached when the trainer's own batch was drawn.
-
-        Args:
-            batches (`int`):
-                Dataloader batches that the trainer has trained on since it started.
-        """
-        return max(self.cursor.feedback, self._draw_at(batches).upto)
-
     def commit(self, batch: PreferenceBatch) -> None:
         """Moves the feedback cursor past a batch that has been used."""
         self.cursor = replace(self.cursor, feedback=batch.upto)
 
     def state_dict(self, *, batches: int) -> dict[str, int]:
         """Returns the cursors as of the trainer's own batch, for the checkpoint."""
-        return asdict(replace(self.cursor, prompts=self._draw_at(batches).cursor.prompts))
+        return asdict(replace(self.cursor, prompts=self._draw_at(batches).upto))
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes back to the cursors of a checkpoint."""
@@ -177,7 +165,7 @@ class OnlineDataCollator:
 
     def _draw(self) -> Draw:
         draw: Draw = self.broadcast(self._read)
-        self.cursor = replace(self.cursor, prompts=draw.cursor.prompts)
+        self.cursor = replace(self.cursor, prompts=draw.upto)
         self._draws.append(draw)
         return draw
 
@@ -195,12 +183,12 @@ class OnlineDataCollator:
             )
         prompts = tuple(_distinct_prompts(interactions).items())[:wanted]
         fresh = tuple((interaction.interaction_id, interaction.prompt) for _, interaction in prompts)
-        return Draw(prompts=fresh, upto=upto, cursor=replace(self.cursor, prompts=upto))
+        return Draw(prompts=fresh, upto=upto)
 
     def _draw_at(self, batches: int) -> Draw:
         """The draw behind the newest of the first `batches` dataloader batches."""
         if not self._draws:
-            return Draw(prompts=(), upto=self.cursor.feedback, cursor=self.cursor)
+            return Draw(prompts=(), upto=self.cursor.prompts)
         drawn = -(-self._batches // self.generate_every)
         used = max(1, -(-batches // self.generate_every))
         return self._draws[max(-len(self._draws), used - 1 - drawn)]

@@ -82,8 +82,8 @@ def run_demo(*, trainer: str, seed: int, rounds: int, output_dir: Path, resume: 
         [`~online_trl.types.RunReport`]: What came of it, also written to `output_dir`.
 
     Raises:
-        [`~online_trl.config.ConfigError`]: if `output_dir` holds a run and `resume` is not set, or the other way round,
-            or the run there was started with other settings.
+        [`~online_trl.config.ConfigError`]: if `output_dir` holds a run and `resume` is not set, or the other way
+            round, or the run there was started with other settings.
     """
     settings = LoopSettings(trainer=trainer, rounds=rounds, seed=seed, training={**_COMMON, **_TRAINING[trainer]})
     state = _open_run(output_dir, {"trainer": trainer, "seed": seed, "rounds": rounds}, resume=resume)
@@ -184,7 +184,8 @@ def _open_run(output_dir: Path, settings: dict[str, Any], *, resume: bool) -> Lo
             raise ConfigError(f"the run in {output_dir} was started with {earlier}, not with {settings}")
     elif file.is_file():
         raise ConfigError(
-            f"{output_dir} holds a run already: go on with it (`--resume`), choose another `--output-dir`, or remove it"
+            f"{output_dir} holds a run already: go on with it (`--resume`), choose another `--output-dir`, or remove "
+            "it"
         )
     output_dir.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(settings), encoding="utf-8")

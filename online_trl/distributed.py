@@ -30,4 +30,4 @@ def broadcast_from_main(read: Callable[[], T]) -> T:
     result, error = broadcast_object_list(box)
     if error is not None:
         raise error
-    return result  # type: ignore[no-any-return]
+    return result

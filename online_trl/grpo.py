@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from trl import GRPOConfig, GRPOTrainer
 
@@ -17,7 +18,7 @@ class OnlineGRPOConfig(OnlineArguments, GRPOConfig):
     [`~online_trl.config.OnlineArguments`].
     """
 
-    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "reward_config"]
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "reward_config"]
 
     def __post_init__(self) -> None:
         self.check_online_arguments()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,7 @@ from .ppo import CRITIC_FOLDER, OnlinePPOConfig, OnlinePPOTrainer
 from .preferences import prompt_dataset
 from .reference import ReferencePolicy
 from .registry import ModelRegistry, RegistryError, copy_model
+from .rewards.refresh import RefreshOutcome
 from .rewards.scorer import LiveReward
 from .store import FeedbackStore
 from .trainer import last_complete_checkpoint
@@ -200,11 +202,11 @@ class OnlineLoop:
         """
         self._step("base/evaluate", self._evaluate_base)
         for number in range(1, self.settings.rounds + 1):
-            self._step(f"{number}/collect", lambda: self._collect(number))
-            self._step(f"{number}/train", lambda: self._train(number))
+            self._step(f"{number}/collect", partial(self._collect, number))
+            self._step(f"{number}/train", partial(self._train, number))
             candidate = self.state.result(f"{number}/train")["policy_version"]
-            self._step(f"{number}/evaluate", lambda: self._evaluate(number, candidate))
-            self._step(f"{number}/promote", lambda: self._promote(candidate))
+            self._step(f"{number}/evaluate", partial(self._evaluate, number, candidate))
+            self._step(f"{number}/promote", partial(self._promote, candidate))
 
     def _step(self, name: str, run: Callable[[], Any]) -> None:
         if not self.state.is_completed(name):

@@ -1,14 +1,14 @@
-"""PPO on TRL's GRPO engine: its datasets, generation and reward functions, with a critic, GAE and the clipped value loss.
+"""PPO on TRL's GRPO engine: its datasets, generation and reward functions; a critic, GAE and the clipped value loss.
 
-The critic is a submodule of the policy, so that one optimiser, one DDP wrapper or one DeepSpeed engine holds both. It is
-saved beside the policy, never inside it: a checkpoint's policy loads in plain transformers.
+The critic is a submodule of the policy, so that one optimiser, one DDP wrapper or one DeepSpeed engine holds both. It
+is saved beside the policy, never inside it: a checkpoint's policy loads in plain transformers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -54,7 +54,7 @@ class OnlinePPOConfig(OnlineArguments, GRPOConfig):
             How far a value may move from the one at rollout time.
     """
 
-    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "reward_config"]
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "reward_config"]
 
     num_generations: int = field(default=1, metadata={"help": "Completions per prompt."})
     num_iterations: int = field(default=4, metadata={"help": "PPO epochs over one rollout."})
@@ -109,7 +109,7 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
     ```
     """
 
-    _tag_names = ["trl", "ppo"]
+    _tag_names: ClassVar[list[str]] = ["trl", "ppo"]
     _name = "PPO"
 
     def __init__(

@@ -68,8 +68,10 @@ class Job:
             Prompts to train on.
         reward_funcs (`list`):
             Reward functions, in the order of the arguments.
-        store ([`~online_trl.store.FeedbackStore`], *optional*), registry ([`~online_trl.registry.ModelRegistry`], *optional*):
-            The log and the registry, if they were named.
+        store ([`~online_trl.store.FeedbackStore`], *optional*):
+            The log, if it was named.
+        registry ([`~online_trl.registry.ModelRegistry`], *optional*):
+            The registry, if it was named.
     """
 
     prompts: Dataset

@@ -73,6 +73,8 @@ class OnlineTrainerMixin:
             raise ConfigError(
                 "the live reward has no version in its registry, and no `store` to learn a first one from"
             )
+        # Made first: a new set of training arguments resets what accelerate shares between its accelerators.
+        refresh_args = reward_config(args) if live is not None and store is not None else None
         super().__init__(  # type: ignore[call-arg]
             model=model,
             reward_funcs=[_guarded(source) for source in sources if source is not None],
@@ -85,7 +87,9 @@ class OnlineTrainerMixin:
         self.refresh_callback: RefreshCallback | None = None
         self.refreshes: list[RefreshOutcome] = []
         if live is not None:
-            self._attach_live_reward(live, model if isinstance(model, str) else model.config._name_or_path)
+            self._attach_live_reward(live)
+        if refresh_args is not None:
+            self._attach_refresh(live, refresh_args, model if isinstance(model, str) else model.config._name_or_path)
 
     def _make_collator(self, store: FeedbackStore) -> OnlineDataCollator:
         return OnlineDataCollator(
@@ -99,19 +103,20 @@ class OnlineTrainerMixin:
             seed=self.args.seed,
         )
 
-    def _attach_live_reward(self, live: LiveReward, base_model: str) -> None:
+    def _attach_live_reward(self, live: LiveReward) -> None:
         live.device = self.args.device
         version = broadcast_from_main(lambda: live.registry.live(ModelRole.REWARD))
-        if version is not None:
-            live.load(version.name)
-        if self.online_collator is None:
+        if version is None:
             return
-        if version is not None and version.feedback_interval is not None:
+        live.load(version.name)
+        if self.online_collator is not None and version.feedback_interval is not None:
             self.online_collator.load_state_dict({"prompts": 0, "feedback": version.feedback_interval[1]})
+
+    def _attach_refresh(self, live: LiveReward, refresh_args: RewardConfig, base_model: str) -> None:
         refresher = RewardRefresher(
             live,
             base_model=base_model,
-            args=reward_config(self.args),
+            args=refresh_args,
             replay=self.args.refresh_replay,
             heldout_fraction=self.args.refresh_heldout_fraction,
             broadcast=broadcast_from_main,
@@ -120,7 +125,6 @@ class OnlineTrainerMixin:
         self.refresh_callback = RefreshCallback(
             self.online_collator,
             refresher,
-            batches=lambda: self._step,
             steps=self.args.refresh_steps,
             rows=self.args.refresh_rows,
             min_pairs=self.args.refresh_min_pairs,
@@ -146,15 +150,15 @@ class OnlineTrainerMixin:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ConfigError(f"nothing to resume from: {self.args.output_dir} holds no complete checkpoint")
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         if self.online_collator is None:
-            return super().get_train_dataloader()  # type: ignore[misc, no-any-return]
+            return super().get_train_dataloader()  # type: ignore[misc]
         # Only training mixes in the log: evaluation keeps to the prompts it was given.
         plain, self.data_collator = self.data_collator, self.online_collator
         try:
-            return super().get_train_dataloader()  # type: ignore[misc, no-any-return]
+            return super().get_train_dataloader()  # type: ignore[misc]
         finally:
             self.data_collator = plain
 
@@ -164,10 +168,10 @@ class OnlineTrainerMixin:
             folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
             (folder / STATE_FILE).write_text(json.dumps(self._online_state()), encoding="utf-8")
-        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self._load_online_state(json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8")))
 
@@ -264,6 +268,6 @@ def _check_conversational(dataset: Dataset) -> None:
         raise ConfigError(f"`train_dataset` has no column `prompt`; it has {', '.join(dataset.column_names)}")
     if not is_conversational(dataset[0]):
         raise ConfigError(
-            "the prompts of `train_dataset` are plain text, but those of the feedback log are conversations: turn each "
-            'into [{"role": "user", "content": prompt}]'
+            "the prompts of `train_dataset` are plain text, but those of the feedback log are conversations: turn "
+            'each into [{"role": "user", "content": prompt}]'
         )

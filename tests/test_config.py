@@ -20,7 +20,9 @@ def test_a_config_file_is_read(tmp_path):
 def test_a_wrong_key_is_named_with_the_nearest_valid_one(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text("refresh_step: 3\n")
-    with pytest.raises(ConfigError, match=r"unknown key `refresh_step` in .*config.yaml; did you mean `refresh_steps`\?"):
+    with pytest.raises(
+        ConfigError, match=r"unknown key `refresh_step` in .*config.yaml; did you mean `refresh_steps`\?"
+    ):
         check_config_file(file, [Arguments])
 
 

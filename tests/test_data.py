@@ -132,18 +132,16 @@ def test_the_state_is_that_of_the_trainers_batch_and_not_of_the_one_fetched_ahea
     assert texts(resumed(repeated(seeds(4), 2))).count("two") == 2
 
 
-def test_preferences_end_where_the_log_was_when_the_trainers_batch_was_drawn(store):
+def test_preferences_are_handed_over_again_until_they_are_committed(store):
     good, bad = say(store, "lamp"), say(store, "chair")
     first = thumb(store, good, True)
     collate = collator(store)
-    collate(repeated(seeds(4), 2))
-    second = thumb(store, bad, False)
-    collate(repeated(seeds(4), 2))
-
-    batch = collate.take_preferences(upto=collate.seen(batches=1))
+    assert collate.take_preferences(upto=collate.latest()).feedback_ids == (first.feedback_id,)
+    batch = collate.take_preferences(upto=collate.latest())
     assert batch.feedback_ids == (first.feedback_id,)
     collate.commit(batch)
-    batch = collate.take_preferences(upto=collate.seen(batches=2))
+    second = thumb(store, bad, False)
+    batch = collate.take_preferences(upto=collate.latest())
     assert batch.feedback_ids == (second.feedback_id,)
     assert (batch.after, batch.upto) == (first.seq, second.seq)
 
@@ -154,9 +152,8 @@ def test_any_split_into_intervals_hands_over_every_row_once(store):
     expected = []
     for index in range(6):
         expected.append(thumb(store, say(store, f"prompt {index}"), index % 2 == 0).feedback_id)
-        collate(repeated(seeds(4), 2))
         if index % 2:
-            batch = collate.take_preferences(upto=collate.seen(batches=index + 1))
+            batch = collate.take_preferences(upto=collate.latest())
             collate.commit(batch)
             handed.extend(batch.feedback_ids)
     assert handed == expected

@@ -1,7 +1,7 @@
 """The online trainers on tiny models: real TRL trainers, real log, real registry."""
 
+import itertools
 import json
-import math
 import os
 import signal
 import subprocess
@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 from trl import GRPOConfig, GRPOTrainer
 
+from feedback import WriteEachStep, add_comparisons
 from online_trl.config import ConfigError
 from online_trl.grpo import OnlineGRPOConfig, OnlineGRPOTrainer
 from online_trl.ppo import OnlinePPOConfig, OnlinePPOTrainer
@@ -26,8 +27,6 @@ from online_trl.rewards.scorer import LiveReward
 from online_trl.store import FeedbackStore
 from online_trl.trainer import last_complete_checkpoint
 from online_trl.types import ModelRole, VersionStatus
-
-from feedback import WriteEachStep, add_comparisons
 
 TRAINERS = {"grpo": (OnlineGRPOTrainer, OnlineGRPOConfig), "ppo": (OnlinePPOTrainer, OnlinePPOConfig)}
 SETTINGS = {
@@ -91,10 +90,10 @@ def test_with_the_online_parts_off_the_losses_are_those_of_trl(tiny_policy, tmp_
     ours = OnlineGRPOTrainer(
         tiny_policy, brevity, OnlineGRPOConfig(output_dir=str(tmp_path / "a"), **settings), train_dataset=prompts
     )
+    ours.train()
     theirs = GRPOTrainer(
         tiny_policy, brevity, GRPOConfig(output_dir=str(tmp_path / "b"), **settings), train_dataset=prompts
     )
-    ours.train()
     theirs.train()
     assert logged(ours, "loss") == logged(theirs, "loss")
     assert any(loss != 0 for loss in logged(ours, "loss"))
@@ -146,10 +145,10 @@ def test_the_reward_model_is_made_and_refreshed_while_the_policy_trains(
     assert len(versions) == 1 + 3  # the first one, and one after steps 2, 4 and 6
     intervals = [version.feedback_interval for version in versions]
     assert intervals[0][0] == 0
-    assert all(before[1] == after[0] for before, after in zip(intervals[:-1], intervals[1:], strict=True))
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(intervals))
     accepted = [version.name for version in versions if version.status is not VersionStatus.REFUSED]
     assert trainer.live_reward.version == accepted[-1] == registry.live(ModelRole.REWARD).name
-    assert len(logged(trainer, "live_reward/version")) >= 3
+    assert len(set(logged(trainer, "live_reward/version"))) >= 2
 
     tables = [pandas.read_parquet(path) for path in sorted((tmp_path / "out" / "completions").glob("*.parquet"))]
     assert {"reward_version", "live_reward", "brevity"} <= set(tables[-1].columns)
@@ -170,7 +169,8 @@ def test_the_policy_is_saved_without_the_critic_and_loads_in_plain_transformers(
 
 
 def test_the_critic_learns_and_comes_back_from_a_checkpoint(tiny_policy, tmp_path, prompts):
-    trainer = make("ppo", tiny_policy, tmp_path, brevity, prompts, max_steps=8, save_strategy="steps", save_steps=8)
+    saving = {"save_strategy": "steps", "save_steps": 16}
+    trainer = make("ppo", tiny_policy, tmp_path, brevity, prompts, max_steps=16, cliprange_value=5.0, **saving)
     trainer.train()
     losses = logged(trainer, "value_loss")
     assert losses[-1] < 0.5 * losses[0]
@@ -178,9 +178,9 @@ def test_the_critic_learns_and_comes_back_from_a_checkpoint(tiny_policy, tmp_pat
     saved = AutoModelForTokenClassification.from_pretrained(f"{checkpoint}/critic")
     assert saved.score.weight.abs().max() > 0
 
-    again = make("ppo", tiny_policy, tmp_path, brevity, prompts, max_steps=9, save_strategy="no")
+    again = make("ppo", tiny_policy, tmp_path, brevity, prompts, max_steps=17)
     again.train(resume_from_checkpoint=True)
-    assert [row["step"] for row in again.state.log_history if "reward" in row][-1] == 9
+    assert [row["step"] for row in again.state.log_history if "reward" in row][-1] == 17
     head = trainer.model.critic.score.weight
     assert torch.equal(saved.score.weight, head)
 

@@ -54,7 +54,7 @@ def load_reward_function(path: str) -> RewardFunction:
     function = getattr(module, name, None)
     if not callable(function):
         raise ConfigError(f"the module `{module_name}` has no function `{name}` (asked for as `{path}`)")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def guard_reward_function(function: RewardFunction) -> RewardFunction:

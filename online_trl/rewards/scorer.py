@@ -96,13 +96,13 @@ class RewardScorer:
     def margins(self, chosen: Sequence[list[Message]], rejected: Sequence[list[Message]]) -> list[float]:
         """Returns the score of each chosen conversation less that of its rejected one."""
         both = self.scores([*chosen, *rejected])
-        return (both[: len(chosen)] - both[len(chosen) :]).tolist()  # type: ignore[no-any-return]
+        return (both[: len(chosen)] - both[len(chosen) :]).tolist()
 
 
 class LiveReward:
     """
-    The reward model in service, as a reward function in TRL's signature. Pass it in `reward_funcs`; the version that it
-    serves can be swapped while training runs.
+    The reward model in service, as a reward function in TRL's signature. Pass it in `reward_funcs`; the version that
+    it serves can be swapped while training runs.
 
     Args:
         registry ([`~online_trl.registry.ModelRegistry`]):
@@ -148,7 +148,7 @@ class LiveReward:
             if self.heldout_accuracy is not None:
                 log_metric("live_reward/heldout_accuracy", self.heldout_accuracy)
         conversations = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
-        return self.scorer.scores(conversations).tolist()  # type: ignore[no-any-return]
+        return self.scorer.scores(conversations).tolist()
 
 
 def standardise(path: Path, conversations: list[list[Message]]) -> None:
@@ -176,7 +176,7 @@ def _read_anchors(path: str | Path) -> Anchors | None:
 
 @contextlib.contextmanager
 def _whole_on_every_rank() -> Iterator[None]:
-    """Loads models whole: under ZeRO-3, `from_pretrained` would otherwise shard them without an engine to gather them."""
+    """Loads models whole: under ZeRO-3, `from_pretrained` would shard them without an engine to gather them."""
     config = hf_deepspeed._hf_deepspeed_config_weak_ref
     hf_deepspeed.unset_hf_deepspeed_config()
     try:

@@ -33,6 +33,10 @@ def infinite(completions, **columns):
     return [0.0, float("inf")]
 
 
+def call(function, **batch):
+    return asyncio.run(function(**batch)) if inspect.iscoroutinefunction(function) else function(**batch)
+
+
 def test_a_function_is_loaded_by_its_path():
     assert load_reward_function("trl.rewards:think_format_reward").__name__ == "think_format_reward"
 
@@ -64,10 +68,8 @@ def test_none_means_that_the_function_does_not_apply():
 
 @pytest.mark.parametrize("function", [broken, broken_async])
 def test_an_error_names_the_function_and_the_batch(function):
-    guarded = guard_reward_function(function)
     with pytest.raises(RewardFunctionError) as raised:
-        result = guarded(**BATCH)
-        asyncio.run(result)
+        call(guard_reward_function(function), **BATCH)
     assert str(raised.value) == (
         f"the reward function `{__name__}:{function.__name__}` raised KeyError: 'answer' on a batch of 2 completions, "
         "whose first prompt is 'first'"
