@@ -15,10 +15,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError, StatementError
 
-from online_trl import migrations
-from online_trl.migrations import schema
+from . import migrations
+from .migrations import schema
 
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 _SUPPORTED = "sqlite:///path/to/feedback.db and postgresql://user@host/database"
@@ -46,6 +46,8 @@ class Database:
         parsed = _parse(url)
         self._name = parsed.render_as_string(hide_password=True)
         self._engine = _create_engine(parsed)
+        self._process = os.getpid()
+        self._inherited: list[sa.Pool] = []
         try:
             self._migrate()
         except StoreError:
@@ -59,7 +61,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """Gives a connection to read with."""
-        with self._clear_errors(), self._engine.begin() as connection:
+        with self._clear_errors(), self._connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -72,10 +74,18 @@ class Database:
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
-        with self._clear_errors(), self._engine.connect() as connection:
+        with self._clear_errors(), self._connect() as connection:
             connection.execution_options(writes=True)
             with connection.begin():
                 yield connection
+
+    def _connect(self) -> sa.Connection:
+        # A forked process (a data loader's worker) must neither use nor close the connections of its parent.
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._inherited.append(self._engine.pool)
+            self._engine.dispose(close=False)
+        return self._engine.connect()
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:
@@ -129,8 +139,6 @@ def _create_engine(url: sa.URL) -> sa.Engine:
     if url.drivername == "sqlite":
         event.listen(engine, "connect", _set_pragmas)
         event.listen(engine, "begin", _begin)
-    event.listen(engine, "connect", _remember_process)
-    event.listen(engine, "checkout", _refuse_inherited)
     return engine
 
 
@@ -149,14 +157,3 @@ def _set_pragmas(connection: Any, record: Any) -> None:
 
 def _begin(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
-
-
-def _remember_process(connection: Any, record: Any) -> None:
-    record.info["process"] = os.getpid()
-
-
-def _refuse_inherited(connection: Any, record: Any, proxy: Any) -> None:
-    # A forked process (a data loader's worker) must not share its parent's connection; the pool makes a new one.
-    if record.info["process"] != os.getpid():
-        record.dbapi_connection = proxy.dbapi_connection = None
-        raise DisconnectionError("the connection belongs to another process")

@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from online_trl.database import Database
-from online_trl.database import StoreError as StoreError
-from online_trl.migrations import schema
-from online_trl.types import Feedback, Interaction, Message, Purpose
+from .database import Database
+from .database import StoreError as StoreError
+from .migrations import schema
+from .types import Feedback, Interaction, Message, Purpose
 
 Record = TypeVar("Record", Interaction, Feedback)
 

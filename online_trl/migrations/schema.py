@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 import sqlalchemy as sa
 
-from online_trl.types import FeedbackKind, FeedbackSource, Purpose
+from ..types import FeedbackKind, FeedbackSource, Purpose
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
