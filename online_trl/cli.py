@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .config import ConfigError, check_choice
+from .dataset_import import DatasetFormatError
 from .registry import ModelRegistry, RegistryError
 from .store import FeedbackStore, StoreError
 from .types import InvalidRecordError, ModelRole, Purpose
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         args.run(args)
-    except (ConfigError, StoreError, RegistryError, InvalidRecordError) as error:
+    except (ConfigError, DatasetFormatError, StoreError, RegistryError, InvalidRecordError) as error:
         print(f"online-trl: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -99,7 +100,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
-    from .preferences import import_dataset, load_hf_dataset
+    from .dataset_import import import_dataset, load_hf_dataset
 
     dataset = load_hf_dataset(args.dataset, args.config, args.split)
     with FeedbackStore(args.store) as store:

@@ -1,5 +1,4 @@
-"""
-Preference datasets into the log: what others have judged, as if it had been said about answers of this deployment.
+"""Preference datasets into the log: what others have judged, as if it had been said about answers of this deployment.
 
 A row is known by its contents: its ids and keys are made from them, so the log recognises a row that it already holds.
 """
@@ -15,8 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice, takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from .config import ConfigError
 from .store import FeedbackStore
 from .types import Feedback, FeedbackKind, FeedbackSource, Interaction, Message
 
@@ -36,6 +37,37 @@ _EXPECTED = (
 
 class DatasetFormatError(ValueError):
     """A dataset is in none of TRL's preference formats, or one of its rows is not."""
+
+
+def load_hf_dataset(name: str, config: str | None = None, split: str = "train") -> Dataset:
+    """
+    Loads a dataset from wherever it is.
+
+    Args:
+        name (`str`):
+            A folder written by `save_to_disk`, a JSON, JSON Lines or Parquet file, or a hub id.
+        config (`str`, *optional*):
+            Configuration of a hub dataset.
+        split (`str`, *optional*, defaults to `"train"`):
+            Split to take.
+
+    Raises:
+        [`~config.ConfigError`]: if there is no such dataset or split.
+    """
+    from datasets import DatasetDict, load_dataset, load_from_disk
+    from datasets.exceptions import DatasetNotFoundError
+
+    path = Path(name)
+    try:
+        if path.is_dir() and any((path / file).is_file() for file in ("state.json", "dataset_dict.json")):
+            loaded = load_from_disk(name)
+            return loaded[split] if isinstance(loaded, DatasetDict) else loaded
+        if path.is_file():
+            builder = "parquet" if path.suffix == ".parquet" else "json"
+            return load_dataset(builder, data_files=name, split="train")
+        return load_dataset(name, config, split=split)
+    except (OSError, KeyError, ValueError, DatasetNotFoundError) as error:
+        raise ConfigError(f"cannot load the dataset `{name}` (split `{split}`): {error}") from error
 
 
 def import_dataset(

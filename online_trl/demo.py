@@ -20,14 +20,14 @@ from .callbacks import StepProgress
 from .config import ConfigError
 from .loop import LoopSettings, LoopState, OnlineLoop
 from .registry import ModelRegistry, copy_model
-from .report import console_table, write_html, write_json
+from .report import RunReport, console_table, write_html, write_json
 from .rewards.refresh import RefreshOutcome
 from .serving.process import ServerProcess
 from .simulation.base_policy import train_base_policy
 from .simulation.taste import Taste
 from .simulation.users import SimulatedUsers
 from .store import FeedbackStore
-from .types import ModelRole, RunReport
+from .types import ModelRole
 
 # What each step takes, roughly, in seconds on two cores: only the time to go is estimated from it.
 _EXPECTED_SECONDS = {"policy": 30.0, "collect": 15.0, "train": 60.0, "evaluate": 15.0, "promote": 1.0}
@@ -79,7 +79,7 @@ def run_demo(*, trainer: str, seed: int, rounds: int, output_dir: Path, resume: 
             Whether to go on with the run in `output_dir`.
 
     Returns:
-        [`~online_trl.types.RunReport`]: What came of it, also written to `output_dir`.
+        [`~online_trl.report.RunReport`]: What came of it, also written to `output_dir`.
 
     Raises:
         [`~online_trl.config.ConfigError`]: if `output_dir` holds a run and `resume` is not set, or the other way

@@ -20,20 +20,19 @@ from typing import Any, Protocol
 
 import httpx
 
-from . import evaluation
 from .callbacks import StepProgress, StopCallback
 from .config import check_choice
-from .gates import promotion_gate
 from .grpo import OnlineGRPOConfig, OnlineGRPOTrainer
+from .measurement import Measurement
 from .ppo import CRITIC_FOLDER, OnlinePPOConfig, OnlinePPOTrainer
 from .preferences import prompt_dataset
-from .reference import ReferencePolicy
 from .registry import ModelRegistry, RegistryError, copy_model
+from .report import RunReport
 from .rewards.refresh import RefreshOutcome
 from .rewards.scorer import LiveReward
 from .store import FeedbackStore
 from .trainer import last_complete_checkpoint
-from .types import Interaction, ModelRole, ModelVersion, Purpose, VersionEvaluation
+from .types import GateCheck, GateDecision, ModelRole, ModelVersion, PolicyDecision, Purpose
 
 TRAINERS: dict[str, tuple[type, type]] = {
     "grpo": (OnlineGRPOConfig, OnlineGRPOTrainer),
@@ -191,7 +190,7 @@ class OnlineLoop:
         self.progress: Progress = progress or (lambda step, share: None)
         self.state = state
         self.on_refresh = on_refresh
-        self.base = self.registry.versions(ModelRole.POLICY)[0].name
+        self.measurement = Measurement(store, registry)
 
     def run(self) -> None:
         """
@@ -206,7 +205,7 @@ class OnlineLoop:
             self._step(f"{number}/train", partial(self._train, number))
             candidate = self.state.result(f"{number}/train")["policy_version"]
             self._step(f"{number}/evaluate", partial(self._evaluate, number, candidate))
-            self._step(f"{number}/promote", partial(self._promote, candidate))
+            self._step(f"{number}/promote", partial(self._promote, number, candidate))
 
     def _step(self, name: str, run: Callable[[], Any]) -> None:
         if not self.state.is_completed(name):
@@ -215,7 +214,9 @@ class OnlineLoop:
             self.progress(name, 1.0)
 
     def _evaluate_base(self) -> None:
-        self.users.evaluate([self.base], self.settings.evaluation_prompts, 0, progress=self._fraction("base/evaluate"))
+        self.users.evaluate(
+            [self.measurement.base], self.settings.evaluation_prompts, 0, progress=self._fraction("base/evaluate")
+        )
 
     def _collect(self, number: int) -> dict[str, int]:
         self.users.deliver_late(number)
@@ -280,66 +281,35 @@ class OnlineLoop:
 
     def _evaluate(self, number: int, candidate: str) -> dict[str, Any]:
         live = self._live_policy().name
-        versions = list(dict.fromkeys([candidate, live, self.base]))
+        versions = list(dict.fromkeys([candidate, live, self.measurement.base]))
         self.users.evaluate(
             versions, self.settings.evaluation_prompts, number, progress=self._fraction(f"{number}/evaluate")
         )
-        measured = self.measure(candidate)
-        decision = promotion_gate(
-            win_rate=evaluation.win_rate(self.store, candidate, live),
-            satisfaction=measured.satisfaction,
-            live_satisfaction=evaluation.satisfaction(self.store, live),
-            kl=measured.kl,
-            length_ratio=measured.length / self.measure(live).length,
-            **self.settings.gate,
-        )
-        return {
-            "accepted": decision.accepted,
-            "reason": decision.reason,
-            "checks": [asdict(c) for c in decision.checks],
-        }
+        decision = self.measurement.decide(candidate, **self.settings.gate)
+        return {"version": candidate, "incumbent": live, "decision": asdict(decision)}
 
-    def _promote(self, candidate: str) -> None:
-        number = self.registry.get(candidate).config["round"]
-        decision = self.state.result(f"{number}/evaluate")
+    def _promote(self, number: int, candidate: str) -> None:
+        decision = self.state.result(f"{number}/evaluate")["decision"]
         if not decision["accepted"]:
             self.registry.refuse(candidate, decision["reason"])
             return
         self.registry.promote(candidate, decision["reason"])
         wait_until_served(self.server_url, candidate)
 
-    def measure(self, version: str) -> VersionEvaluation:
-        """
-        Measures a version by what the log says about it.
-
-        Args:
-            version (`str`):
-                Name of a policy version that users have judged.
-
-        Returns:
-            [`~online_trl.types.VersionEvaluation`]: Satisfaction, win rates, KL from the base, length.
-        """
-        answers = self.store.interactions(policy_version=version, purpose=Purpose.EVALUATION)
-        record = self.registry.get(version)
-        is_base = version == self.base
-        return VersionEvaluation(
-            policy_version=version,
-            satisfaction=evaluation.satisfaction(self.store, version),
-            win_rate_vs_base=None if is_base else evaluation.win_rate(self.store, version, self.base),
-            win_rate_vs_live=evaluation.win_rate(self.store, version, record.parent) if record.parent else None,
-            kl=0.0 if is_base else self._kl(answers),
-            length=evaluation.answer_length(answers),
-            reward_accuracy=self._reward_accuracy(record.reward_versions),
-            reward_versions=record.reward_versions,
+    def report(self) -> RunReport:
+        """Gathers what came of the rounds that are completed."""
+        return self.measurement.report(
+            trainer=self.settings.trainer,
+            seed=self.settings.seed,
+            seconds=self.state.seconds,
+            decisions=[self._decision(number) for number in range(1, self.settings.rounds + 1)],
         )
 
-    def _kl(self, answers: Sequence[Interaction]) -> float:
-        recorded = [answer for answer in answers if answer.logprobs]
-        reference = ReferencePolicy(self.registry.path(self.base)).logprobs(recorded)
-        return evaluation.kl_divergence([answer.logprobs or [] for answer in recorded], reference)
-
-    def _reward_accuracy(self, versions: Sequence[str]) -> float | None:
-        return self.registry.get(versions[-1]).metrics["reward_accuracy"] if versions else None
+    def _decision(self, number: int) -> PolicyDecision:
+        result = self.state.result(f"{number}/evaluate")
+        checks = tuple(GateCheck(**check) for check in result["decision"]["checks"])
+        decision = GateDecision(result["decision"]["accepted"], result["decision"]["reason"], checks)
+        return PolicyDecision(version=result["version"], incumbent=result["incumbent"], decision=decision)
 
     def _live_policy(self) -> ModelVersion:
         live = self.registry.live(ModelRole.POLICY)

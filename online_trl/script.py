@@ -7,20 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
-from datasets.exceptions import DatasetNotFoundError
+from datasets import Dataset
 from transformers import AutoConfig
 from trl import GRPOConfig, ModelConfig, ScriptArguments, TrlParser
 
 from .callbacks import StopCallback
 from .config import ConfigError, check_config_file
 from .distributed import broadcast_from_main
-from .preferences import import_dataset, prompt_dataset
+from .dataset_import import import_dataset, load_hf_dataset
+from .preferences import prompt_dataset
 from .registry import ModelRegistry, copy_model
 from .rewards.functions import load_reward_function
 from .rewards.scorer import LiveReward
 from .store import FeedbackStore
-from .trainer import reward_config
+from .trainer import check_reward_config
 from .types import ModelRole, Purpose
 
 LIVE = "live"
@@ -122,7 +122,7 @@ def prepare(script_args: OnlineScriptArguments, training_args: GRPOConfig, model
         [`~online_trl.store.StoreError`]: if the log cannot be opened.
     """
     check_model(model_args.model_name_or_path)
-    reward_config(training_args)
+    check_reward_config(training_args)
     functions = {path: load_reward_function(path) for path in script_args.reward_funcs if path != LIVE}
     if LIVE in script_args.reward_funcs and not (script_args.store and script_args.registry):
         raise ConfigError("the reward source `live` needs both `store` and `registry`")
@@ -148,34 +148,6 @@ def check_model(name: str | None) -> None:
         AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the model `{name}`: {error}") from error
-
-
-def load_hf_dataset(name: str, config: str | None = None, split: str = "train") -> Dataset:
-    """
-    Loads a dataset from wherever it is.
-
-    Args:
-        name (`str`):
-            A folder written by `save_to_disk`, a JSON, JSON Lines or Parquet file, or a hub id.
-        config (`str`, *optional*):
-            Configuration of a hub dataset.
-        split (`str`, *optional*, defaults to `"train"`):
-            Split to take.
-
-    Raises:
-        [`~online_trl.config.ConfigError`]: if there is no such dataset or split.
-    """
-    path = Path(name)
-    try:
-        if path.is_dir() and any((path / file).is_file() for file in ("state.json", "dataset_dict.json")):
-            loaded = load_from_disk(name)
-            return loaded[split] if isinstance(loaded, DatasetDict) else loaded
-        if path.is_file():
-            builder = "parquet" if path.suffix == ".parquet" else "json"
-            return load_dataset(builder, data_files=name, split="train")
-        return load_dataset(name, config, split=split)
-    except (OSError, KeyError, ValueError, DatasetNotFoundError) as error:
-        raise ConfigError(f"cannot load the dataset `{name}` (split `{split}`): {error}") from error
 
 
 def run(trainer: Any, job: Job) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .config import ConfigError, check_keys
 from .data import OnlineDataCollator
 from .distributed import broadcast_from_main
 from .rewards.functions import guard_reward_function
+from .rewards.nesting import nested_trainer
 from .rewards.refresh import RefreshOutcome, RewardRefresher
 from .rewards.scorer import LiveReward
 from .store import FeedbackStore
@@ -73,8 +75,8 @@ class OnlineTrainerMixin:
             raise ConfigError(
                 "the live reward has no version in its registry, and no `store` to learn a first one from"
             )
-        # Made first: a new set of training arguments resets what accelerate shares between its accelerators.
-        refresh_args = reward_config(args) if live is not None and store is not None else None
+        if live is not None:
+            check_reward_config(args)
         super().__init__(  # type: ignore[call-arg]
             model=model,
             reward_funcs=[_guarded(source) for source in sources if source is not None],
@@ -88,8 +90,8 @@ class OnlineTrainerMixin:
         self.refreshes: list[RefreshOutcome] = []
         if live is not None:
             self._attach_live_reward(live)
-        if refresh_args is not None:
-            self._attach_refresh(live, refresh_args, model if isinstance(model, str) else model.config._name_or_path)
+        if live is not None and self.online_collator is not None:
+            self._attach_refresh(live, model if isinstance(model, str) else model.config._name_or_path)
 
     def _make_collator(self, store: FeedbackStore) -> OnlineDataCollator:
         return OnlineDataCollator(
@@ -112,11 +114,11 @@ class OnlineTrainerMixin:
         if self.online_collator is not None and version.feedback_interval is not None:
             self.online_collator.load_state_dict({"prompts": 0, "feedback": version.feedback_interval[1]})
 
-    def _attach_refresh(self, live: LiveReward, refresh_args: RewardConfig, base_model: str) -> None:
+    def _attach_refresh(self, live: LiveReward, base_model: str) -> None:
         refresher = RewardRefresher(
             live,
             base_model=base_model,
-            args=refresh_args,
+            make_args=partial(reward_config, self.args),
             replay=self.args.refresh_replay,
             heldout_fraction=self.args.refresh_heldout_fraction,
             broadcast=broadcast_from_main,
@@ -255,6 +257,18 @@ def reward_config(args: Any) -> RewardConfig:
         "logging_strategy": "no",
     }
     return RewardConfig(**{**settings, **overrides})
+
+
+def check_reward_config(args: Any) -> None:
+    """
+    Finds a mistake in `reward_config` now, and not at the first refresh.
+
+    Raises:
+        [`~online_trl.config.ConfigError`]: as [`reward_config`].
+        `ValueError`: if TRL refuses a value.
+    """
+    with nested_trainer():
+        reward_config(args)
 
 
 def _guarded(source: Any) -> Any:

@@ -7,19 +7,17 @@ on.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import hashlib
 import logging
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from trl import RewardConfig, RewardTrainer
 
@@ -27,6 +25,7 @@ from ..gates import reward_gate
 from ..preferences import PreferenceBatch, preference_dataset
 from ..registry import ModelRegistry, copy_model
 from ..types import GateDecision, Message, ModelRole, PreferencePair
+from .nesting import nested_trainer
 from .scorer import LiveReward, RewardScorer, standardise
 
 logger = logging.getLogger(__name__)
@@ -69,8 +68,9 @@ class RewardRefresher:
         base_model (`str`):
             Folder or hub id that the first version starts from: a causal language model, which gets a new head, or a
             reward model.
-        args (`RewardConfig`):
-            Settings of each refresh.
+        make_args (`Callable[[], RewardConfig]`):
+            Makes the settings of a refresh. Called anew for each one, because training arguments belong to the
+            accelerator that is created after them.
         replay (`float`, *optional*, defaults to `1.0`):
             Old pairs mixed in, as a multiple of the fresh ones.
         heldout_fraction (`float`, *optional*, defaults to `0.2`):
@@ -90,7 +90,7 @@ class RewardRefresher:
         live: LiveReward,
         *,
         base_model: str,
-        args: RewardConfig,
+        make_args: Callable[[], RewardConfig],
         replay: float = 1.0,
         heldout_fraction: float = 0.2,
         heldout_window: int = 256,
@@ -101,7 +101,7 @@ class RewardRefresher:
         self.live = live
         self.registry: ModelRegistry = live.registry
         self.base_model = base_model
-        self.args = args
+        self.make_args = make_args
         self.replay = replay
         self.heldout_fraction = heldout_fraction
         self.heldout_window = heldout_window
@@ -144,7 +144,7 @@ class RewardRefresher:
         started = time.monotonic()
         fresh, heldout = self._split(batch.pairs)
         self._heldout.extend(heldout)
-        pairs = [*fresh, *self._replay(len(fresh), batch.upto)]
+        pairs = self._by_weight([*fresh, *self._replay(len(fresh), batch.upto)], batch.upto)
         if not pairs:
             raise ValueError(f"the feedback in ({batch.after}, {batch.upto}] gives no preference pair to train on")
         judged = self._heldout[-self.heldout_window :]
@@ -173,14 +173,19 @@ class RewardRefresher:
         count = min(len(self._history), round(self.replay * fresh))
         return random.Random(f"{self.seed}-{upto}").sample(self._history, count)
 
+    def _by_weight(self, pairs: Sequence[PreferencePair], upto: int) -> list[PreferencePair]:
+        """Keeps each pair with the probability of its weight: TRL's `RewardTrainer` knows no row weights."""
+        draw = random.Random(f"weight-{self.seed}-{upto}")
+        return [pair for pair in pairs if draw.random() < pair.weight]
+
     def _train(self, pairs: Sequence[PreferencePair], folder: Path) -> None:
         """Runs TRL's `RewardTrainer` from the live version and saves the result; a collective call."""
         start = str(self.registry.path(self.live.version)) if self.live.version else self.base_model
-        with _own_random_state():
-            trainer = RewardTrainer(model=start, args=self.args, train_dataset=preference_dataset(pairs))
+        with nested_trainer():
+            trainer = RewardTrainer(model=start, args=self.make_args(), train_dataset=preference_dataset(pairs))
             trainer.train()
             trainer.save_model(str(folder))
-        _release(trainer)
+            _release(trainer)
 
     def _judge_and_publish(
         self, folder: Path, batch: PreferenceBatch, num_pairs: int, judged: Sequence[PreferencePair], started: float
@@ -200,7 +205,6 @@ class RewardRefresher:
                 "heldout_pairs": float(len(judged)),
                 "pairs": float(num_pairs),
             },
-            config={"learning_rate": self.args.learning_rate, "num_train_epochs": self.args.num_train_epochs},
         )
         settle = self.registry.promote if decision.accepted else self.registry.refuse
         settle(version.name, decision.reason)
@@ -231,16 +235,6 @@ def _accuracy(margins: Sequence[float]) -> float:
     if not margins:
         return float("nan")
     return sum(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins) / len(margins)
-
-
-@contextlib.contextmanager
-def _own_random_state() -> Iterator[None]:
-    """Keeps the policy's random streams as they were: a nested trainer seeds all of them anew."""
-    python, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy_state)
 
 
 def _release(trainer: RewardTrainer) -> None:

@@ -6,18 +6,17 @@ what the policy is paid. Every rank holds the whole model: a swap is then a loca
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.integrations import deepspeed as hf_deepspeed
 
 from ..registry import ModelRegistry
 from ..types import Message
+from .nesting import whole_models
 
 ANCHORS_FILE = "anchors.json"
 # Below this spread the anchors carry no order worth scaling up.
@@ -50,7 +49,7 @@ class RewardScorer:
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
-        with _whole_on_every_rank():
+        with whole_models():
             model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -172,14 +171,3 @@ def _read_anchors(path: str | Path) -> Anchors | None:
         return None
     anchors: Anchors = json.loads(file.read_text(encoding="utf-8"))
     return anchors
-
-
-@contextlib.contextmanager
-def _whole_on_every_rank() -> Iterator[None]:
-    """Loads models whole: under ZeRO-3, `from_pretrained` would shard them without an engine to gather them."""
-    config = hf_deepspeed._hf_deepspeed_config_weak_ref
-    hf_deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        hf_deepspeed._hf_deepspeed_config_weak_ref = config

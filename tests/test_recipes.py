@@ -1,0 +1,203 @@
+"""The recipes, launched as a user would, on two CPU processes, while feedback keeps coming in."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pandas
+import pytest
+import yaml
+from datasets import Dataset
+from feedback import add_comparisons
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from online_trl.config import check_config_file
+from online_trl.grpo import OnlineGRPOConfig
+from online_trl.ppo import OnlinePPOConfig
+from online_trl.registry import ModelRegistry
+from online_trl.store import FeedbackStore
+from online_trl.types import ModelRole, VersionStatus
+from trl import ModelConfig
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = {"online_grpo": OnlineGRPOConfig, "online_ppo": OnlinePPOConfig}
+
+
+def settings(folder, model, **more):
+    """A recipe's YAML file for two processes and a tiny model: one prompt group spans both of them."""
+    content = {
+        "model_name_or_path": model,
+        "store": f"sqlite:///{folder / 'log.db'}",
+        "registry": str(folder / "registry"),
+        "dataset_name": str(folder / "prompts.jsonl"),
+        "reward_funcs": ["live"],
+        "fresh_prompt_fraction": 1.0,
+        "refresh_steps": 3,
+        "refresh_min_pairs": 4,
+        "reward_config": {"learning_rate": 1e-3, "per_device_train_batch_size": 8},
+        "output_dir": str(folder / "out"),
+        "max_steps": 6,
+        "per_device_train_batch_size": 4,
+        "num_generations": 8,
+        "num_iterations": 1,
+        "max_completion_length": 8,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "log_completions": True,
+        "num_completions_to_print": 0,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        **more,
+    }
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(content))
+    prompts = [{"prompt": [{"role": "user", "content": f"seed {index}"}]} for index in range(16)]
+    Dataset.from_list(prompts).to_json(folder / "prompts.jsonl")
+    return file
+
+
+def launch(recipe, *arguments, accelerate_config=None):
+    """Runs a recipe with `accelerate launch`; returns the finished process."""
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    if accelerate_config is not None:
+        command += ["--config_file", str(ROOT / "ds_configs" / accelerate_config)]
+    else:
+        command += ["--cpu", "--num_processes", "1"]
+    return subprocess.run(
+        [*command, str(ROOT / "recipes" / f"{recipe}.py"), *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+class Writer(threading.Thread):
+    """Users who go on reacting while the recipe runs."""
+
+    def __init__(self, store):
+        super().__init__(daemon=True)
+        self.store = store
+        self.stop = threading.Event()
+
+    def run(self):
+        number = 0
+        while not self.stop.wait(0.2):
+            add_comparisons(self.store, 2, prompt="fresh", start=1000 + 2 * number)
+            number += 1
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "accelerate_config", ["accelerate_ddp_cpu.yaml", "accelerate_zero2_cpu.yaml", "accelerate_zero3_cpu.yaml"]
+)
+@pytest.mark.parametrize("recipe", CONFIGS)
+def test_two_processes_train_on_one_view_of_a_growing_log(recipe, accelerate_config, tiny_policy, tmp_path):
+    config = settings(tmp_path, tiny_policy)
+    with FeedbackStore(f"sqlite:///{tmp_path / 'log.db'}") as store:
+        add_comparisons(store, 40)
+        writer = Writer(store)
+        writer.start()
+        finished = launch(recipe, "--config", config, accelerate_config=accelerate_config)
+        writer.stop.set()
+        writer.join()
+    assert finished.returncode == 0, finished.stderr[-3000:]
+
+    tables = [pandas.read_parquet(path) for path in sorted((tmp_path / "out" / "completions").glob("*.parquet"))]
+    assert len(tables) == 6
+    for table in tables:
+        assert len(table) == 8  # four completions of each process
+        assert len({json.dumps(list(prompt), default=str) for prompt in table["prompt"]}) == 1
+        assert table["reward_version"].nunique() == 1
+    assert any("fresh" in str(table["prompt"][0]) for table in tables)
+
+    registry = ModelRegistry(tmp_path / "registry")
+    rewards = registry.versions(ModelRole.REWARD)
+    assert len(rewards) == 3
+    in_service = [version.name for version in rewards if version.status is not VersionStatus.REFUSED]
+    used = list(dict.fromkeys(table["reward_version"][0] for table in tables))
+    assert len(used) >= 2
+    assert set(used) <= set(in_service)
+
+    policy = registry.live(ModelRole.POLICY)
+    published = AutoModelForCausalLM.from_pretrained(registry.path(policy.name)).state_dict()
+    before = load_file(Path(tiny_policy) / "model.safetensors")
+    assert all(published[name].shape == weight.shape for name, weight in before.items())
+    assert any(not published[name].equal(weight) for name, weight in before.items())
+
+
+@pytest.mark.parametrize("recipe", CONFIGS)
+def test_the_shipped_config_holds_only_known_keys(recipe):
+    from online_trl.script import OnlineScriptArguments
+
+    check_config_file(
+        ROOT / "recipes" / "configs" / f"{recipe}.yaml", [OnlineScriptArguments, CONFIGS[recipe], ModelConfig]
+    )
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "ds_configs").glob("*.yaml")), ids=lambda file: file.name)
+def test_every_accelerate_config_loads_and_names_a_file_that_exists(file):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(file))
+    deepspeed = config.deepspeed_config.get("deepspeed_config_file") if "zero" in file.name else None
+    assert deepspeed is None or json.loads((ROOT / deepspeed).read_text())["zero_optimization"]["stage"] in (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"refresh_step": 3}, "unknown key `refresh_step` in .*; did you mean `refresh_steps`?"),
+        ({"model_name_or_path": "/no/such/model"}, "cannot read the model `/no/such/model`"),
+        ({"store": "mongodb://localhost/feedback"}, "mongodb"),
+        ({"dataset_name": "/no/such/prompts.jsonl"}, "cannot load the dataset `/no/such/prompts.jsonl`"),
+        ({"reward_funcs": ["no_such_module:reward"]}, "cannot import the module of the reward function"),
+        ({"reward_config": {"learning_rat": 1}}, "did you mean `learning_rate`?"),
+        ({"fresh_prompt_fraction": 2.0}, "`fresh_prompt_fraction` is 2.0"),
+        ({"registry": None}, "the reward source `live` needs both `store` and `registry`"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_mistake_in_the_config_is_found_before_a_model_is_loaded(
+    change, message, tiny_policy, tmp_path, monkeypatch
+):
+    from transformers import PreTrainedModel
+
+    from online_trl.config import ConfigError
+    from online_trl.script import parse_arguments, prepare
+    from online_trl.store import StoreError
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", None)
+    config = settings(tmp_path, tiny_policy, **change)
+    with pytest.raises((ConfigError, StoreError), match=message.replace("?", r"\?")):
+        prepare(*parse_arguments(OnlineGRPOConfig, ["--config", str(config)]))
+
+
+def test_a_dataset_without_prompts_names_the_columns_it_has(tiny_policy, tmp_path):
+    from online_trl.config import ConfigError
+    from online_trl.script import parse_arguments, prepare
+
+    config = settings(tmp_path, tiny_policy)
+    Dataset.from_list([{"question": "what?"}]).to_json(tmp_path / "prompts.jsonl")
+    with pytest.raises(ConfigError, match="has no column `prompt`; it has question"):
+        prepare(*parse_arguments(OnlineGRPOConfig, ["--config", str(config)]))
+
+
+def test_flags_override_the_file(tiny_policy, tmp_path):
+    from online_trl.script import parse_arguments
+
+    config = settings(tmp_path, tiny_policy)
+    arguments, training, _ = parse_arguments(
+        OnlineGRPOConfig, ["--config", str(config), "--max_steps", "9", "--reward_funcs", "live", "trl.rewards:f"]
+    )
+    assert training.max_steps == 9
+    assert arguments.reward_funcs == ["live", "trl.rewards:f"]
