@@ -186,7 +186,9 @@ class Feedback:
             object.__setattr__(self, "idempotency_key", self.feedback_id)
         if self.value is None:
             if self.supersedes is None:
-                raise InvalidRecordError("feedback without a `value` must name the row that it takes back: `supersedes`")
+                raise InvalidRecordError(
+                    "feedback without a `value` must name the row that it takes back: `supersedes`"
+                )
             return
         _check_interaction_ids(self.kind, self.interaction_ids)
         _VALUE_CHECKS[self.kind](self.value, self.interaction_ids)
@@ -203,7 +205,9 @@ class Feedback:
         if self.kind is FeedbackKind.RATING:
             low, high = self.value["low"], self.value["high"]
             return float((self.value["score"] - low) / (high - low))
-        raise InvalidRecordError(f"feedback of kind `{self.kind.value}` has no score; only `binary` and `rating` have one")
+        raise InvalidRecordError(
+            f"feedback of kind `{self.kind.value}` has no score; only `binary` and `rating` have one"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,6 +357,126 @@ class GateDecision:
     accepted: bool
     reason: str
     checks: tuple[GateCheck, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """
+    One change of the version in service.
+
+    Args:
+        version (`str`):
+            The version that went into service.
+        replaced (`str`, *optional*):
+            The version that it took over from.
+        reason (`str`):
+            Why, in words.
+        at (`datetime`):
+            When, timezone-aware.
+    """
+
+    version: str
+    replaced: str | None
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionEvaluation:
+    """
+    What was measured of one policy version.
+
+    Args:
+        policy_version (`str`):
+            Name of the version.
+        satisfaction ([`Estimate`]):
+            What users said of its answers, in [0, 1].
+        win_rate_vs_base ([`Estimate`], *optional*):
+            How often its answer was preferred to that of the first version; `None` for the first version itself.
+        win_rate_vs_live ([`Estimate`], *optional*):
+            How often its answer was preferred to that of the version in service when it was made.
+        kl (`float`):
+            KL divergence from the first version, in nats per answer.
+        length (`float`):
+            Mean length of its answers, in words.
+        reward_accuracy ([`Estimate`], *optional*):
+            Accuracy of the reward model that paid it last, on held-out preferences.
+        reward_versions (`tuple[str, ...]`):
+            Reward versions that paid it, in order.
+    """
+
+    policy_version: str
+    satisfaction: Estimate
+    kl: float
+    length: float
+    win_rate_vs_base: Estimate | None = None
+    win_rate_vs_live: Estimate | None = None
+    reward_accuracy: Estimate | None = None
+    reward_versions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardRefresh:
+    """
+    One refresh of the reward model, as a report tells it.
+
+    Args:
+        version (`str`):
+            The version that it published.
+        decision ([`GateDecision`]):
+            Whether it went into service, and why.
+        accuracy ([`Estimate`]):
+            Accuracy on the held-out preferences, and how many there were.
+        pairs (`int`):
+            Preference pairs that it was trained on.
+    """
+
+    version: str
+    decision: GateDecision
+    accuracy: Estimate
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyDecision:
+    """
+    What the promotion gate said about one policy version, as a report tells it.
+
+    Args:
+        version (`str`):
+            The candidate.
+        incumbent (`str`, *optional*):
+            The version in service that it was held against.
+        decision ([`GateDecision`]):
+            Whether it went into service, and why.
+    """
+
+    version: str
+    decision: GateDecision
+    incumbent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """
+    One prompt with the answers of two policy versions.
+
+    Args:
+        prompt (`list[Message]`), before (`list[Message]`), after (`list[Message]`):
+            The prompt, and what each version answered.
+        before_version (`str`), after_version (`str`):
+            Names of the two versions.
+        before_score (`float`, *optional*), after_score (`float`, *optional*):
+            What a user said of each answer, in [0, 1].
+    """
+
+    prompt: list[Message]
+    before: list[Message]
+    after: list[Message]
+    before_version: str
+    after_version: str
+    before_score: float | None = None
+    after_score: float | None = None
 
 
 def _check_messages(name: str, messages: Sequence[Message]) -> None:

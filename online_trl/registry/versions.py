@@ -1,0 +1,111 @@
+"""What never changes in a registry: the folder of a version, its files, their checksums and `version.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..types import ModelRole, ModelVersion
+from .state import RegistryError, sync, write_durably
+
+MANIFEST = "version.json"
+
+
+def copy_model(source: str | Path) -> Callable[[Path], None]:
+    """
+    Returns a `write` for [`ModelRegistry.publish`] that copies a saved model, without what a trainer keeps beside it.
+
+    Args:
+        source (`str` or `Path`):
+            Folder that a model was saved to.
+    """
+    kept_by_trainer = shutil.ignore_patterns("checkpoint-*", "runs", "completions", "training_args.bin")
+
+    def write(target: Path) -> None:
+        shutil.copytree(source, target, dirs_exist_ok=True, ignore=kept_by_trainer)
+
+    return write
+
+
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings as a dictionary, or raises a [`RegistryError`] that names the one that JSON cannot hold."""
+    for key, value in config.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise RegistryError(f"`config` holds {key}={value!r}, which cannot be kept as JSON: {error}") from error
+    return dict(config)
+
+
+def seal_files(folder: Path) -> dict[str, str]:
+    """Brings the files of a new version to the disk and returns their checksums, by relative path."""
+    files = _files(folder)
+    if not files:
+        raise RegistryError("`write` put no file into the folder of the new version; nothing was published")
+    if (folder / MANIFEST).exists():
+        raise RegistryError(f"`write` made a `{MANIFEST}`, which is the registry's own file; give it another name")
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            raise RegistryError(f"`write` made a symbolic link, `{path.name}`; copy the file, a version keeps its own")
+        sync(path)
+    return {path: _sha256(folder / path) for path in files}
+
+
+def changed_files(folder: Path, checksums: Mapping[str, str]) -> list[str]:
+    """Returns one phrase for each file that is not as it was published."""
+    found = {path: _sha256(folder / path) for path in _files(folder) if path != MANIFEST}
+    return [
+        *(f"`{path}` is missing" for path in sorted(checksums.keys() - found.keys())),
+        *(f"`{path}` was added" for path in sorted(found.keys() - checksums.keys())),
+        *(
+            f"`{path}` was changed"
+            for path in sorted(checksums)
+            if found.get(path, checksums[path]) != checksums[path]
+        ),
+    ]
+
+
+def write_manifest(folder: Path, version: ModelVersion) -> None:
+    """Writes what was fixed at publication: everything but the status and its reason."""
+    content = asdict(version) | {"role": version.role.value, "created_at": version.created_at.isoformat()}
+    del content["status"], content["reason"]
+    write_durably(folder / MANIFEST, json.dumps(content, indent=2, ensure_ascii=False))
+    sync(folder)
+
+
+def read_manifest(folder: Path) -> ModelVersion:
+    """Returns the version in a folder as it was published."""
+    path = folder / MANIFEST
+    try:
+        return _load(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RegistryError(f"{path} cannot be read: {error!r}") from error
+
+
+def _load(content: dict[str, Any]) -> ModelVersion:
+    interval = content["feedback_interval"]
+    restored = {
+        "role": ModelRole(content["role"]),
+        "created_at": datetime.fromisoformat(content["created_at"]),
+        "feedback_interval": None if interval is None else tuple(interval),
+        "reward_versions": tuple(content["reward_versions"]),
+    }
+    return ModelVersion(**content | restored)
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,293 @@
+import html
+import json
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from online_trl.report import RunReport, charts, console_table, write_html, write_json
+from online_trl.types import Estimate, GateDecision, PolicyDecision, RewardRefresh, Sample, VersionEvaluation
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=https://example.com/x.png onerror=alert(2)> {{ 7 * 7 }} </title>"
+
+
+def evaluation(number, mean, n=100, **fields):
+    return VersionEvaluation(
+        policy_version=f"policy-{number:04d}",
+        satisfaction=Estimate(mean, mean - 0.05, mean + 0.05, n),
+        **({"kl": 1.5 * (number - 1), "length": 30.0 - number} | fields),
+    )
+
+
+def decision(number, accepted, reason="because of the numbers"):
+    return PolicyDecision(version=f"policy-{number:04d}", decision=GateDecision(accepted, reason))
+
+
+def refresh(number, accepted=True, reason="because of the numbers"):
+    return RewardRefresh(
+        version=f"reward-{number:04d}",
+        decision=GateDecision(accepted, reason),
+        accuracy=Estimate(0.7, 0.6, 0.8, 64),
+        pairs=210,
+    )
+
+
+def messages(text, role="assistant"):
+    return [{"role": role, "content": text}]
+
+
+def report(**changes):
+    fields = {
+        "trainer": "grpo",
+        "seed": 3,
+        "seconds": 272.4,
+        "versions": (
+            evaluation(1, 0.34),
+            evaluation(
+                2,
+                0.52,
+                win_rate_vs_base=Estimate(0.66, 0.58, 0.74, 120),
+                win_rate_vs_live=Estimate(0.66, 0.58, 0.74, 120),
+                reward_accuracy=Estimate(0.71, 0.6, 0.8, 64),
+                reward_versions=("reward-0001", "reward-0002"),
+            ),
+            evaluation(3, 0.4, win_rate_vs_base=Estimate(0.55, 0.46, 0.64, 118)),
+        ),
+        "decisions": (decision(2, True, "accepted: win rate 0.66"), decision(3, False, "refused: KL too high")),
+        "reward_history": (refresh(1), refresh(2, False)),
+        "feedback_by_kind": {"rating": 30, "binary": 60},
+        "samples": (
+            Sample(
+                prompt=messages("Where is my lamp?", "user"),
+                before=messages("Perhaps."),
+                after=messages("It arrives on Tuesday."),
+                before_version="policy-0001",
+                after_version="policy-0002",
+                before_score=0.2,
+                after_score=0.9,
+            ),
+        ),
+    }
+    return RunReport(**(fields | changes))
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, and the visible text."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page(run, tmp_path):
+    write_html(run, tmp_path / "report.html")
+    return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def result(run, tmp_path):
+    write_json(run, tmp_path / "result.json")
+    return json.loads((tmp_path / "result.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+
+
+def test_result_json_has_the_promised_shape(tmp_path):
+    content = result(report(), tmp_path)
+    assert (content["trainer"], content["seed"], content["seconds"]) == ("grpo", 3, 272.4)
+    base, second, third = content["versions"]
+    assert base["policy_version"] == "policy-0001"
+    assert base["satisfaction"] == {"mean": 0.34, "low": pytest.approx(0.29), "high": pytest.approx(0.39), "n": 100}
+    assert (base["win_rate_vs_base"], base["kl"], base["reward_accuracy"], base["reward_versions"]) == (
+        0.5,
+        0,
+        None,
+        [],
+    )
+    assert (second["win_rate_vs_base"], second["kl"], second["reward_accuracy"]) == (0.66, 1.5, 0.71)
+    assert second["reward_versions"] == ["reward-0001", "reward-0002"]
+    assert [row["status"] for row in content["versions"]] == ["base", "promoted", "refused"]
+    assert third["reward_accuracy"] is None
+
+
+def test_result_json_says_null_for_what_was_not_measured(tmp_path):
+    unmeasured = VersionEvaluation(
+        policy_version="policy-0001", satisfaction=Estimate(math.nan, 0.0, 1.0, 0), kl=math.nan, length=math.inf
+    )
+    content = result(report(versions=(unmeasured,), decisions=(), samples=()), tmp_path)
+    assert content["versions"][0]["satisfaction"] == {"mean": None, "low": 0.0, "high": 1.0, "n": 0}
+    assert (content["versions"][0]["kl"], content["versions"][0]["length"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("means", "verdicts", "headline"),
+    [
+        ((0.34, 0.52), (True,), "Satisfaction rose from 0.34 to 0.52, and the 95 % intervals do not overlap."),
+        ((0.34, 0.4), (True,), "Satisfaction rose from 0.34 to 0.40, but the 95 % intervals overlap."),
+        ((0.5, 0.2), (True,), "Satisfaction went from 0.50 to 0.20, and the 95 % intervals do not overlap."),
+        ((0.34, 0.9), (False,), "policy-0001 stays in service, satisfaction 0.34; no other was promoted."),
+        (
+            (0.34, 0.5, 0.9),
+            (True, False),
+            "Satisfaction rose from 0.34 to 0.50, and the 95 % intervals do not overlap.",
+        ),
+    ],
+)
+def test_the_headline_tells_what_happened_to_the_version_in_service(means, verdicts, headline):
+    run = report(
+        versions=tuple(evaluation(index, mean) for index, mean in enumerate(means, start=1)),
+        decisions=tuple(decision(index, accepted) for index, accepted in enumerate(verdicts, start=2)),
+    )
+    assert run.headline == headline
+
+
+def test_the_headline_claims_nothing_without_judgements():
+    run = report(versions=(evaluation(1, math.nan, n=0), evaluation(2, 0.9)), decisions=(decision(2, True),))
+    assert run.headline == "policy-0002 is in service; too little was judged to say more."
+
+
+def test_a_report_needs_a_measured_version():
+    with pytest.raises(ValueError, match="at least one measured version"):
+        report(versions=())
+
+
+def test_the_page_shows_every_station(tmp_path):
+    text = " ".join(Page(page(report(), tmp_path)).text.split())
+    for expected in [
+        "trainer grpo, seed 3, 4 min 32 s",
+        "Satisfaction rose from 0.34 to 0.52",
+        "policy-0003 refused",
+        "0.66 0.58 to 0.74",
+        "before: policy-0001 satisfaction 0.20",
+        "It arrives on Tuesday.",
+        "Accepted: win rate 0.66.",
+        "Refused: KL too high.",
+        "reward-0002",
+        "Trained on 210 pairs.",
+        "thumbs 60 ratings 30",
+    ]:
+        assert expected in text
+
+
+def test_the_page_loads_nothing_and_runs_nothing(tmp_path):
+    source = page(report(), tmp_path)
+    tags = Page(source).tags
+    assert {tag for tag, _ in tags}.isdisjoint({"script", "img", "iframe", "object", "embed", "base", "form"})
+    links = [
+        value for _, attributes in tags for name, value in attributes.items() if name in ("href", "src", "action")
+    ]
+    assert links == ["data:,"]
+    assert not re.search(r"url\(|@import|https?://", source)
+
+
+def test_what_users_wrote_is_text(tmp_path):
+    run = report(
+        trainer=HOSTILE,
+        feedback_by_kind={HOSTILE: 3},
+        decisions=(decision(2, True, HOSTILE),),
+        reward_history=(refresh(1, True, HOSTILE),),
+        samples=(
+            Sample(
+                prompt=messages(HOSTILE, HOSTILE),
+                before=messages(HOSTILE),
+                after=messages(HOSTILE),
+                before_version=HOSTILE,
+                after_version=HOSTILE,
+            ),
+        ),
+    )
+    source = page(run, tmp_path)
+    parsed = Page(source)
+    assert {tag for tag, _ in parsed.tags}.isdisjoint({"script", "img"})
+    assert not [name for _, attributes in parsed.tags for name in attributes if name.startswith("on")]
+    assert parsed.text.count(HOSTILE) == 10
+    assert html.escape("<script>alert(1)</script>") in source
+
+
+def test_a_hostile_version_name_stays_text_in_drawings_and_tables(tmp_path):
+    named = VersionEvaluation(policy_version=HOSTILE, satisfaction=Estimate(0.4, 0.3, 0.5, 9), kl=1.0, length=9.0)
+    parsed = Page(page(report(versions=(named, named), reward_history=()), tmp_path))
+    assert {tag for tag, _ in parsed.tags}.isdisjoint({"script", "img"})
+
+
+def test_drawings_are_well_formed(tmp_path):
+    drawings = re.findall(r"<svg.*?</svg>", page(report(), tmp_path), flags=re.DOTALL)
+    assert len(drawings) == 5
+    for drawing in drawings:
+        ElementTree.fromstring(drawing)
+
+
+def test_the_page_of_a_run_that_was_never_judged(tmp_path):
+    unmeasured = evaluation(1, math.nan, n=0, length=math.nan)
+    run = report(versions=(unmeasured,), decisions=(), reward_history=(), samples=(), feedback_by_kind={})
+    source = page(run, tmp_path)
+    assert "nan" not in Page(source).text
+    assert "nan" not in "".join(re.findall(r"<svg.*?</svg>", source, flags=re.DOTALL))
+    assert "There is none yet." in source
+
+
+def test_a_chart_places_marks_by_value():
+    drawn = charts.chart(
+        [
+            charts.Mark(label="a", title="", value=0.0),
+            charts.Mark(label="b", title="", value=0.25, interval=(0.0, 0.5), accepted=False),
+            charts.Mark(label="c", title="", value=1.0),
+        ],
+        domain=(0.0, 1.0),
+        reference=0.5,
+        band=(0.0, 1.0),
+    )
+    top, bottom = charts.TOP, charts.BOTTOM
+    middle = (top + bottom) / 2
+    assert [point.y for point in drawn.points] == [bottom, bottom - (bottom - top) / 4, top]
+    assert drawn.points[1].whisker == (middle, bottom)
+    assert (drawn.reference, drawn.band) == (middle, (top, bottom))
+    assert [text for _, text in drawn.ticks] == ["0", "0.25", "0.5", "0.75", "1"]
+    assert drawn.line == f"{drawn.points[0].x},{bottom:.1f} {drawn.points[2].x},{top:.1f}"
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([0.0, 14.3], ["0", "5", "10", "15"]),
+        ([0.0], ["0", "0.25", "0.5", "0.75", "1"]),
+        ([-0.4, 18.0], ["−5", "0", "5", "10", "15", "20"]),
+        ([31.2, 17.5], ["0", "10", "20", "30", "40"]),
+        ([math.nan, 0.03], ["0", "0.01", "0.02", "0.03"]),
+    ],
+)
+def test_ticks_are_round_numbers_that_hold_the_values(values, ticks):
+    drawn = charts.chart([charts.Mark(label="", title="", value=value) for value in values])
+    assert [text for _, text in drawn.ticks] == ticks
+
+
+def test_labels_do_not_crowd():
+    drawn = charts.chart([charts.Mark(label=str(index), title="", value=1.0, note="n") for index in range(20)])
+    assert [point.label for point in drawn.points if point.label] == ["0", "3", "6", "9", "12", "15", "18"]
+    assert {point.note for point in drawn.points} == {point.text for point in drawn.points} == {""}
+
+
+def test_the_table_has_a_row_per_version():
+    console = Console(width=140)
+    with console.capture() as capture:
+        console.print(console_table(report()))
+    lines = [line.replace("│", " ").split() for line in capture.get().splitlines() if "policy-0" in line]
+    assert lines[1] == ["policy-0002", "promoted", "0.52", "0.47", "to", "0.57", "100", "0.66", "1.5", "28.0", "0.71"]
+    assert [line[1] for line in lines] == ["base", "promoted", "refused"]
+
+
+def test_the_table_does_not_read_names_as_markup():
+    named = VersionEvaluation(
+        policy_version="[red]policy[/red]", satisfaction=Estimate(0.4, 0.3, 0.5, 9), kl=0.0, length=9.0
+    )
+    console = Console(width=140)
+    with console.capture() as capture:
+        console.print(console_table(report(versions=(named,))))
+    assert "[red]policy[/red]" in capture.get()
