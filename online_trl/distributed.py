@@ -27,7 +27,7 @@ def broadcast_from_main(read: Callable[[], T]) -> T:
             box[0] = read()
         except Exception as error:  # noqa: BLE001  raised on every rank below, so that none waits for another
             box[1] = error
-    result, error = broadcast_object_list(box)
-    if error is not None:
-        raise error
-    return result
+    result, failure = broadcast_object_list(box)
+    if failure is not None:
+        raise failure
+    return result  # type: ignore[no-any-return]

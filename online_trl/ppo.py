@@ -214,7 +214,7 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        target = self.model if model is None else model
+        target: Any = self.model if model is None else model
         saved = load_critic(str(Path(resume_from_checkpoint) / CRITIC_FOLDER), dtype=self.model.dtype)
         target.critic.load_state_dict(saved.state_dict())
 

@@ -13,8 +13,8 @@ from trl import GRPOConfig, ModelConfig, ScriptArguments, TrlParser
 
 from .callbacks import StopCallback
 from .config import ConfigError, check_config_file
-from .distributed import broadcast_from_main
 from .dataset_import import import_dataset, load_hf_dataset
+from .distributed import broadcast_from_main
 from .preferences import prompt_dataset
 from .registry import ModelRegistry, copy_model
 from .rewards.functions import load_reward_function
@@ -130,7 +130,8 @@ def prepare(script_args: OnlineScriptArguments, training_args: GRPOConfig, model
     # The main process opens the log first: it alone creates and migrates it, and imports into it.
     broadcast_from_main(lambda: _open_log(script_args))
     store = FeedbackStore(script_args.store) if script_args.store else None
-    reward_funcs = [LiveReward(registry) if path == LIVE else functions[path] for path in script_args.reward_funcs]
+    sources: dict[str, Any] = {**functions, **({LIVE: LiveReward(registry)} if registry is not None else {})}
+    reward_funcs = [sources[path] for path in script_args.reward_funcs]
     prompts = broadcast_from_main(lambda: _prompts(script_args, store))
     return Job(prompts=prompts, reward_funcs=reward_funcs, store=store, registry=registry)
 
@@ -172,7 +173,8 @@ def run(trainer: Any, job: Job) -> str | None:
     if stop.stopped:
         return None
     trainer.save_model(trainer.args.output_dir)
-    return broadcast_from_main(lambda: _publish(trainer, job.registry)) if job.registry is not None else None
+    registry = job.registry
+    return broadcast_from_main(lambda: _publish(trainer, registry)) if registry is not None else None
 
 
 def _publish(trainer: Any, registry: ModelRegistry) -> str:

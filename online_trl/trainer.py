@@ -91,7 +91,8 @@ class OnlineTrainerMixin:
         if live is not None:
             self._attach_live_reward(live)
         if live is not None and self.online_collator is not None:
-            self._attach_refresh(live, model if isinstance(model, str) else model.config._name_or_path)
+            base_model = model if isinstance(model, str) else model.config._name_or_path
+            self._attach_refresh(live, self.online_collator, base_model)
 
     def _make_collator(self, store: FeedbackStore) -> OnlineDataCollator:
         return OnlineDataCollator(
@@ -114,7 +115,7 @@ class OnlineTrainerMixin:
         if self.online_collator is not None and version.feedback_interval is not None:
             self.online_collator.load_state_dict({"prompts": 0, "feedback": version.feedback_interval[1]})
 
-    def _attach_refresh(self, live: LiveReward, base_model: str) -> None:
+    def _attach_refresh(self, live: LiveReward, collator: OnlineDataCollator, base_model: str) -> None:
         refresher = RewardRefresher(
             live,
             base_model=base_model,
@@ -125,7 +126,7 @@ class OnlineTrainerMixin:
             seed=self.args.seed,
         )
         self.refresh_callback = RefreshCallback(
-            self.online_collator,
+            collator,
             refresher,
             steps=self.args.refresh_steps,
             rows=self.args.refresh_rows,
@@ -152,7 +153,7 @@ class OnlineTrainerMixin:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ConfigError(f"nothing to resume from: {self.args.output_dir} holds no complete checkpoint")
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         if self.online_collator is None:
@@ -170,10 +171,10 @@ class OnlineTrainerMixin:
             folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
             (folder / STATE_FILE).write_text(json.dumps(self._online_state()), encoding="utf-8")
-        super()._save_checkpoint(model, trial)
+        super()._save_checkpoint(model, trial)  # type: ignore[misc]
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
         if checkpoint is not None:
             self._load_online_state(json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8")))
 

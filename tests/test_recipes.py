@@ -11,17 +11,17 @@ import pandas
 import pytest
 import yaml
 from datasets import Dataset
-from feedback import add_comparisons
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from trl import ModelConfig
 
+from feedback import add_comparisons
 from online_trl.config import check_config_file
 from online_trl.grpo import OnlineGRPOConfig
 from online_trl.ppo import OnlinePPOConfig
 from online_trl.registry import ModelRegistry
 from online_trl.store import FeedbackStore
 from online_trl.types import ModelRole, VersionStatus
-from trl import ModelConfig
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {"online_grpo": OnlineGRPOConfig, "online_ppo": OnlinePPOConfig}

@@ -1,8 +1,8 @@
 """Refreshes the reward model while the policy trains.
 
 A refresh is TRL's `RewardTrainer`, run in the process group of the policy trainer between two of its steps,
-warm-started from the live version. The conversations that decide whether the result goes into service are never trained
-on.
+warm-started from the live version. The conversations that decide whether the result goes into service are never
+trained on.
 """
 
 from __future__ import annotations
