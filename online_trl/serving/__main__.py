@@ -1,0 +1,40 @@
+"""
+The server as the child of another process: [`~online_trl.serving.process.ServerProcess`] starts it.
+
+Its one argument is JSON, the arguments of [`~online_trl.serving.server.serve`]. It stops when its standard input ends,
+so that it does not outlive a parent that was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+
+from online_trl.config import ConfigError
+from online_trl.registry import RegistryError
+from online_trl.serving.server import serve
+from online_trl.store import StoreError
+
+
+def main() -> None:
+    """Serves until told to stop."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    try:
+        serve(**json.loads(sys.argv[1]))
+    except (ConfigError, StoreError, RegistryError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _stop_with_parent() -> None:
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Errors as replies, in the shape that OpenAI's clients understand."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from online_trl.serving.engine import EngineError, InvalidPromptError, PromptTooLongError, UnknownVersionError
+from online_trl.serving.schemas import ErrorDetail, ErrorReply
+from online_trl.store import IdempotencyConflictError, StoreError, UnknownFeedbackError, UnknownInteractionError
+from online_trl.types import InvalidRecordError
+
+_INVALID, _SERVER = "invalid_request_error", "server_error"
+
+# The most special class that fits decides: status, type, param, code.
+_REPLIES: dict[type[Exception], tuple[int, str, str | None, str | None]] = {
+    UnknownVersionError: (404, _INVALID, "model", "model_not_found"),
+    PromptTooLongError: (400, _INVALID, "messages", "context_length_exceeded"),
+    InvalidPromptError: (400, _INVALID, "messages", None),
+    EngineError: (500, _SERVER, None, None),
+    InvalidRecordError: (422, _INVALID, None, None),
+    UnknownInteractionError: (404, _INVALID, "interaction_ids", "interaction_not_found"),
+    UnknownFeedbackError: (404, _INVALID, "supersedes", "feedback_not_found"),
+    IdempotencyConflictError: (409, _INVALID, "idempotency_key", "idempotency_conflict"),
+    StoreError: (503, _SERVER, None, "store_unavailable"),
+}
+
+# Parts of an error's place that name our parsing and not the client's body.
+_INTERNAL_PLACES = {"body", "one", "many"}
+
+
+def error_reply(error: Exception) -> ErrorReply:
+    """Returns the body that tells a client about an error of the engine, the store or the records."""
+    _, kind, param, code = _describe(error)
+    return ErrorReply(error=ErrorDetail(message=str(error), type=kind, param=param, code=code))
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Makes every error of an app a reply in one shape."""
+    for error_type in _REPLIES:
+        app.add_exception_handler(error_type, _on_known_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_error)
+
+
+def _describe(error: Exception) -> tuple[int, str, str | None, str | None]:
+    return next(_REPLIES[kind] for kind in type(error).__mro__ if kind in _REPLIES)
+
+
+def _on_known_error(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse(error_reply(error).model_dump(), _describe(error)[0])
+
+
+def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = [(".".join(_place(problem["loc"])), problem["msg"]) for problem in error.errors()]
+    message = "; ".join(f"{place}: {reason}" if place else reason for place, reason in problems)
+    detail = ErrorDetail(message=message, type=_INVALID, param=problems[0][0] or None)
+    # OpenAI's clients know a wrong chat request by 400.
+    status = 400 if request.url.path.startswith("/v1/chat/") else 422
+    return JSONResponse(ErrorReply(error=detail).model_dump(), status)
+
+
+def _place(location: tuple[str | int, ...]) -> list[str]:
+    return [str(part) for part in location if part not in _INTERNAL_PLACES]
+
+
+def _on_http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    detail = ErrorDetail(message=str(error.detail), type=_INVALID)
+    return JSONResponse(ErrorReply(error=detail).model_dump(), error.status_code, error.headers)

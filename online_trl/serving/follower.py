@@ -1,0 +1,38 @@
+"""Keeps a server on the version that is live in the registry, without a request noticing the change."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from online_trl.registry import RegistryError
+from online_trl.serving.engine import Engine, EngineError
+from online_trl.serving.policy_source import PolicySource
+
+logger = logging.getLogger(__name__)
+
+
+async def follow_live(policies: PolicySource, engine: Engine, *, interval: float = 0.5) -> None:
+    """
+    Switches the engine to the live version whenever that changes, until cancelled. A version that cannot be served is
+    reported once, and the one before stays in service.
+
+    Args:
+        policies ([`~online_trl.serving.policy_source.PolicySource`]):
+            Says which version is live.
+        engine ([`~online_trl.serving.engine.Engine`]):
+            Switched to it.
+        interval (`float`, *optional*, defaults to `0.5`):
+            Seconds between two looks.
+    """
+    seen: str | None = engine.default_version
+    while True:
+        await asyncio.sleep(interval)
+        try:
+            live = await asyncio.to_thread(policies.live)
+            if live is not None and live != seen:
+                seen = live
+                await engine.switch(live)
+                logger.info("now serving %s", live)
+        except (EngineError, RegistryError) as error:
+            logger.error("still serving %s: %s", engine.default_version, error)

@@ -1,0 +1,131 @@
+"""A server in a process of its own, for whoever needs one for a while: the demo, tests, notebooks."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+import httpx
+
+_READY = re.compile(r"^Serving \S+ at (http://\S+)$", re.MULTILINE)
+_TAIL = 2000
+_STOP_SECONDS = 60.0
+
+
+class ServerStartError(RuntimeError):
+    """The server did not come up; the message ends with what it wrote last."""
+
+
+class ServerProcess:
+    """
+    Starts a server on a free loopback port, waits until it answers, and stops it in the end.
+
+    Args:
+        store_url (`str`):
+            URL of the feedback log.
+        log (`Path`):
+            File that the server's output is appended to.
+        registry_root (`str` or `Path`, *optional*), policy (`str`, *optional*):
+            What to serve, as in [`~online_trl.serving.server.serve`].
+        timeout (`float`, *optional*, defaults to `120.0`):
+            Seconds to wait for the server to come up.
+
+    Example:
+
+    ```python
+    with ServerProcess(store_url="sqlite:///feedback.db", policy="outputs/policy", log=Path("server.log")) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused")
+    ```
+    """
+
+    def __init__(
+        self,
+        *,
+        store_url: str,
+        log: Path,
+        registry_root: str | Path | None = None,
+        policy: str | None = None,
+        timeout: float = 120.0,
+    ) -> None:
+        self.url = ""
+        """Address of the running server."""
+        self._settings = {
+            "store_url": store_url,
+            "registry_root": None if registry_root is None else str(registry_root),
+            "policy": policy,
+            "port": 0,
+        }
+        self._log = log
+        self._timeout = timeout
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> ServerProcess:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The running process."""
+        if self._process is None:
+            raise RuntimeError("the server is not running")
+        return self._process
+
+    def start(self) -> None:
+        """
+        Starts the server and waits until it answers.
+
+        Raises:
+            [`ServerStartError`]: if it ends, or does not come up in time.
+        """
+        with self._log.open("ab") as output:
+            begin = output.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "online_trl.serving", json.dumps(self._settings)],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C is for the parent, which stops the server when it has no more need of it.
+                start_new_session=True,
+            )
+        try:
+            self.url = self._wait_until_ready(begin)
+            httpx.get(f"{self.url}/healthz").raise_for_status()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Lets the server finish what is in flight and waits for its end; one that hangs is killed."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        assert process.stdin is not None
+        process.stdin.close()
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _wait_until_ready(self, begin: int) -> str:
+        deadline = time.monotonic() + self._timeout
+        while True:
+            output = self._log.read_bytes()[begin:].decode(errors="replace")
+            if ready := _READY.search(output):
+                return ready[1]
+            if self.process.poll() is not None:
+                raise ServerStartError(f"the server ended with status {self.process.returncode}:\n{output[-_TAIL:]}")
+            if time.monotonic() > deadline:
+                raise ServerStartError(f"the server is not up after {self._timeout:.0f} s:\n{output[-_TAIL:]}")
+            time.sleep(0.05)

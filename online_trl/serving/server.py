@@ -1,0 +1,145 @@
+"""
+The server process: checks what it was asked to do, loads the policy, answers until it is told to stop.
+
+Everything that can be wrong with the request is found before a model is loaded. When told to stop, it takes no new
+requests and finishes those in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+
+from online_trl.config import ConfigError, check_range
+from online_trl.registry import ModelRegistry
+from online_trl.serving.app import create_app
+from online_trl.serving.engine import Engine, EngineError
+from online_trl.serving.follower import follow_live
+from online_trl.serving.policy_source import PolicySource, RegistryPolicies, SinglePolicy
+from online_trl.store import FeedbackStore
+
+# Clients keep connections open between requests; a server that hangs up first breaks the request that is on its way.
+_KEEP_ALIVE_SECONDS = 75
+
+
+def serve(
+    *,
+    store_url: str,
+    registry_root: str | Path | None = None,
+    policy: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+) -> None:
+    """
+    Serves a policy and collects feedback, until SIGINT or SIGTERM.
+
+    Args:
+        store_url (`str`):
+            URL of the feedback log.
+        registry_root (`str` or `Path`, *optional*):
+            A registry; its live policy is served, and followed when another becomes live. Give this or `policy`.
+        policy (`str`, *optional*):
+            One model to serve: a folder or a hub id.
+        host (`str`, *optional*, defaults to `"127.0.0.1"`):
+            Loopback address to listen on.
+        port (`int`, *optional*, defaults to `8000`):
+            Port to listen on; `0` takes a free one.
+
+    Raises:
+        [`~online_trl.config.ConfigError`]: if the policy, the host or the port cannot be used.
+        [`~online_trl.store.StoreError`]: if the log cannot be opened.
+        [`~online_trl.registry.RegistryError`]: if the registry cannot be read.
+    """
+    _check_loopback(host)
+    check_range("port", port, 0, 65535)
+    policies = _policy_source(registry_root, policy)
+    with FeedbackStore(store_url) as store, contextlib.closing(_listen(host, port)) as listener:
+        asyncio.run(_serve(store, policies, listener))
+
+
+def _check_loopback(host: str) -> None:
+    with contextlib.suppress(ValueError):
+        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
+            return
+    raise ConfigError(
+        f"the host {host} is not a loopback address; the server cannot tell who may ask, so that it listens on this "
+        "machine only: use 127.0.0.1"
+    )
+
+
+def _policy_source(registry_root: str | Path | None, policy: str | None) -> PolicySource:
+    if (registry_root is None) == (policy is None):
+        raise ConfigError("give either a policy or a registry to serve")
+    if policy is not None:
+        return SinglePolicy(policy)
+    assert registry_root is not None
+    policies = RegistryPolicies(ModelRegistry(registry_root))
+    if policies.live() is None:
+        raise ConfigError(f"the registry {registry_root} has no live policy; publish one and promote it first")
+    return policies
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    return listener
+
+
+async def _serve(store: FeedbackStore, policies: PolicySource, listener: socket.socket) -> None:
+    from online_trl.serving.transformers_engine import TransformersEngine
+
+    engine = TransformersEngine(policies)
+    try:
+        await engine.start()
+    except EngineError as error:
+        raise ConfigError(str(error)) from error
+    follower = asyncio.create_task(follow_live(policies, engine))
+    try:
+        await _Server(store, engine).serve(sockets=[listener])
+    finally:
+        follower.cancel()
+        await engine.stop()
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready, and leaves cleanly on a signal, so that what was opened before it is closed after it."""
+
+    def __init__(self, store: FeedbackStore, engine: Engine) -> None:
+        app = create_app(store=store, engine=engine)
+        super().__init__(
+            uvicorn.Config(app, lifespan="off", log_level="warning", timeout_keep_alive=_KEEP_ALIVE_SECONDS)
+        )
+        self._engine = engine
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        assert sockets is not None
+        host, port = sockets[0].getsockname()[:2]
+        address = f"[{host}]" if ":" in host else host
+        print(f"Serving {self._engine.default_version} at http://{address}:{port}", flush=True)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # The parent raises the signal again at the end, which would kill the process before the log is closed.
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)

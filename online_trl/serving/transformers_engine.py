@@ -1,0 +1,174 @@
+"""
+The engine that runs policies inside the server's own process, with transformers.
+
+One thread generates, another loads, and the event loop only passes messages between them and the requests. Requests
+that wait for the same version are answered as one batch. A request keeps hold of the policy that it began with, so
+that neither a switch of the default nor eviction can touch an answer in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import aclosing
+
+import torch
+
+from online_trl.serving.decoding import Delivery, Policy, Row, answer_batch
+from online_trl.serving.engine import (
+    EngineError,
+    Generation,
+    GenerationRequest,
+    ServedVersion,
+    UnknownVersionError,
+    VersionLoadError,
+)
+from online_trl.serving.policy_source import PolicySource
+
+logger = logging.getLogger(__name__)
+
+
+class TransformersEngine:
+    """
+    Serves the policies of a source.
+
+    Args:
+        policies ([`~online_trl.serving.policy_source.PolicySource`]):
+            Where the versions come from; the one in service becomes the default.
+        max_batch_size (`int`, *optional*, defaults to `32`):
+            Answers that are generated together, at most.
+        max_loaded (`int`, *optional*, defaults to `3`):
+            Versions that are kept loaded: the default one and those used last.
+        device (`str`, *optional*):
+            Where the policies run. Defaults to the GPU if there is one.
+    """
+
+    def __init__(
+        self, policies: PolicySource, *, max_batch_size: int = 32, max_loaded: int = 3, device: str | None = None
+    ) -> None:
+        self._policies = policies
+        self._max_batch_size = max_batch_size
+        self._max_loaded = max_loaded
+        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._default: str | None = None
+        self._loads: OrderedDict[str, asyncio.Task[Policy]] = OrderedDict()
+        self._waiting: list[Row] = []
+        self._outboxes: dict[Row, asyncio.Queue[Generation | EngineError]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._generator = ThreadPoolExecutor(1, thread_name_prefix="generate")
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+
+    @property
+    def default_version(self) -> str:
+        if self._default is None:
+            raise EngineError("the engine has no default version before it is started")
+        return self._default
+
+    def versions(self) -> list[ServedVersion]:
+        return self._policies.versions()
+
+    async def start(self) -> None:
+        live = await asyncio.to_thread(self._policies.live)
+        if live is None:
+            raise EngineError("no policy is in service: promote one first")
+        await self.switch(live)
+
+    async def stop(self) -> None:
+        while not self._idle.is_set():  # a batch that ends begins the next at once
+            await self._idle.wait()
+        await asyncio.to_thread(self._generator.shutdown)
+        await asyncio.to_thread(self._loader.shutdown)
+
+    async def switch(self, version: str) -> None:
+        await self._policy(version)
+        self._default = version
+
+    async def generate(self, request: GenerationRequest) -> list[Generation]:
+        async with aclosing(self._answers(request, streaming=False)) as answers:
+            return sorted([answer async for answer in answers], key=lambda answer: answer.index)
+
+    def stream(self, request: GenerationRequest) -> AsyncGenerator[Generation, None]:
+        return self._answers(request, streaming=True)
+
+    async def _answers(self, request: GenerationRequest, *, streaming: bool) -> AsyncGenerator[Generation, None]:
+        policy = await self._policy(request.policy_version)
+        rows = [Row(policy, request, index, streaming=streaming) for index in range(request.n)]
+        outbox: asyncio.Queue[Generation | EngineError] = asyncio.Queue()
+        self._outboxes.update(dict.fromkeys(rows, outbox))
+        self._waiting += rows
+        self._begin_batch()
+        unfinished = len(rows)
+        try:
+            while unfinished:
+                item = await outbox.get()
+                if isinstance(item, EngineError):
+                    raise item
+                unfinished -= item.finish_reason is not None
+                yield item
+        finally:
+            for row in rows:
+                row.cancelled = True
+                del self._outboxes[row]
+
+    def _begin_batch(self) -> None:
+        """Sends the requests that wait, or those of them for one version, to the generating thread if it is idle."""
+        self._waiting = [row for row in self._waiting if not row.cancelled]
+        if not self._waiting or not self._idle.is_set():
+            return
+        policy = self._waiting[0].policy
+        rows = [row for row in self._waiting if row.policy is policy][: self._max_batch_size]
+        self._waiting = [row for row in self._waiting if row not in rows]
+        self._idle.clear()
+        loop = asyncio.get_running_loop()
+
+        def deliver(deliveries: Sequence[Delivery]) -> None:
+            loop.call_soon_threadsafe(self._hand_out, deliveries)
+
+        future = self._generator.submit(answer_batch, rows, deliver)
+        future.add_done_callback(lambda done: loop.call_soon_threadsafe(self._end_batch, rows, done))
+
+    def _end_batch(self, rows: Sequence[Row], future: Future[None]) -> None:
+        if (error := future.exception()) is not None:
+            logger.error("generation failed", exc_info=error)
+            self._hand_out([(row, EngineError(f"generation failed: {error}")) for row in rows])
+        self._idle.set()
+        self._begin_batch()
+
+    def _hand_out(self, deliveries: Sequence[Delivery]) -> None:
+        for row, item in deliveries:
+            if row in self._outboxes:
+                self._outboxes[row].put_nowait(item)
+
+    async def _policy(self, version: str) -> Policy:
+        if version not in self._loads:
+            self._loads[version] = asyncio.create_task(self._load(version))
+        self._loads.move_to_end(version)
+        # Others may wait for the same load: a caller that gives up must not cancel it.
+        policy = await asyncio.shield(self._loads[version])
+        self._evict(keep=version)
+        return policy
+
+    async def _load(self, version: str) -> Policy:
+        load = asyncio.get_running_loop().run_in_executor(self._loader, self._load_in_thread, version)
+        await asyncio.wait([load])
+        if (error := load.exception()) is None:
+            return load.result()
+        del self._loads[version]  # so that another request tries again
+        if isinstance(error, UnknownVersionError):
+            raise error
+        raise VersionLoadError(f"cannot load the policy `{version}`: {error}") from error
+
+    def _load_in_thread(self, version: str) -> Policy:
+        available = [each.name for each in self._policies.versions()]
+        if version not in available:
+            raise UnknownVersionError(version, available)
+        return Policy.load(self._policies.locate(version), self._device)
+
+    def _evict(self, *, keep: str) -> None:
+        removable = [version for version in self._loads if version not in (keep, self._default)]
+        for version in removable[: max(0, len(self._loads) - self._max_loaded)]:
+            del self._loads[version]

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from online_trl.registry import ModelRegistry, copy_model
+from online_trl.serving.follower import follow_live
+from online_trl.serving.policy_source import RegistryPolicies
+from online_trl.serving.transformers_engine import TransformersEngine
+from online_trl.types import ModelRole
+
+
+async def until(condition) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+def test_engine_follows_promotion_past_a_damaged_version_and_back(
+    tmp_path: Path, policy_folders: list[Path], caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO)
+    registry = ModelRegistry(tmp_path)
+    for folder in [*policy_folders, policy_folders[0]]:
+        registry.publish(ModelRole.POLICY, copy_model(folder))
+    registry.promote("policy-0001", "the first one")
+    (registry.path("policy-0002") / "config.json").write_text("{}")
+
+    async def follow() -> None:
+        policies = RegistryPolicies(registry)
+        engine = TransformersEngine(policies, device="cpu")
+        await engine.start()
+        follower = asyncio.create_task(follow_live(policies, engine, interval=0.01))
+        registry.promote("policy-0002", "better")
+        await until(lambda: "still serving policy-0001" in caplog.text)
+        assert engine.default_version == "policy-0001"
+        registry.promote("policy-0003", "better still")
+        await until(lambda: engine.default_version == "policy-0003")
+        registry.promote("policy-0001", "it was good enough")
+        await until(lambda: engine.default_version == "policy-0001")
+        follower.cancel()
+        await engine.stop()
+
+    asyncio.run(follow())
+    assert caplog.text.count("still serving policy-0001") == 1
+    assert "config.json" in caplog.text

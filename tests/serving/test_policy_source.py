@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from online_trl.config import ConfigError
+from online_trl.registry import ModelRegistry, RegistryError, copy_model
+from online_trl.serving.policy_source import RegistryPolicies, SinglePolicy
+from online_trl.types import ModelRole
+
+
+def test_registry_names_its_policies_and_no_reward_models(tmp_path: Path, policy_folders: list[Path]):
+    registry = ModelRegistry(tmp_path)
+    policies = RegistryPolicies(registry)
+    assert (policies.versions(), policies.live()) == ([], None)
+    for role in (ModelRole.POLICY, ModelRole.REWARD, ModelRole.POLICY):
+        registry.publish(role, copy_model(policy_folders[0]))
+    registry.promote("policy-0002", "better")
+    assert [version.name for version in policies.versions()] == ["policy-0001", "policy-0002"]
+    assert policies.live() == "policy-0002"
+    assert policies.locate("policy-0001") == registry.path("policy-0001")
+
+
+def test_damaged_version_is_not_located(tmp_path: Path, policy_folders: list[Path]):
+    registry = ModelRegistry(tmp_path)
+    registry.publish(ModelRole.POLICY, copy_model(policy_folders[0]))
+    (registry.path("policy-0001") / "model.safetensors").write_bytes(b"")
+    with pytest.raises(RegistryError, match=r"model\.safetensors"):
+        RegistryPolicies(registry).locate("policy-0001")
+
+
+def test_single_policy_is_named_after_its_folder(policy_folders: list[Path]):
+    policy = SinglePolicy(f"{policy_folders[0]}/")
+    assert policy.live() == "first"
+    assert [version.name for version in policy.versions()] == ["first"]
+    assert policy.locate("first") == str(policy_folders[0])
+
+
+def test_single_policy_from_the_hub_is_named_by_its_id():
+    policy = SinglePolicy("some-owner/some.model-1")
+    assert policy.live() == policy.locate(policy.live()) == "some-owner/some.model-1"
+
+
+@pytest.mark.parametrize("model", ["./missing", "/missing/policy", "out/of/reach", "~/missing", "spaced name", ""])
+def test_what_is_neither_folder_nor_hub_id_is_refused(model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="policy"):
+        SinglePolicy(model)
+
+
+def test_missing_folder_beside_existing_ones_is_no_hub_id(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "outputs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="outputs/policy does not exist"):
+        SinglePolicy("outputs/policy")
+
+
+def test_folder_without_a_model_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"has no config\.json"):
+        SinglePolicy(str(tmp_path))
