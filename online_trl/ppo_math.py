@@ -88,8 +88,8 @@ def whiten(values: torch.Tensor, mask: torch.Tensor, moments: torch.Tensor | Non
     count, total, squares = masked_moments(values, mask) if moments is None else moments
     mean = total / count.clamp(min=1)
     variance = squares / count.clamp(min=1) - mean**2
-    scale: torch.Tensor = torch.rsqrt(variance.clamp(min=0) + 1e-8)
-    return (values - mean) * scale * mask
+    whitened: torch.Tensor = (values - mean) * torch.rsqrt(variance.clamp(min=0) + 1e-8) * mask
+    return whitened
 
 
 def masked_moments(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

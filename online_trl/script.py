@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ from trl import GRPOConfig, ModelConfig, ScriptArguments, TrlParser
 
 from .callbacks import StopCallback
 from .config import ConfigError, check_config_file
-from .dataset_import import import_dataset, load_hf_dataset
+from .dataset_import import DatasetFormatError, import_dataset, load_hf_dataset
 from .distributed import broadcast_from_main
 from .preferences import prompt_dataset
-from .registry import ModelRegistry, copy_model
+from .registry import ModelRegistry, RegistryError, copy_model
 from .rewards.functions import load_reward_function
 from .rewards.scorer import LiveReward
-from .store import FeedbackStore
+from .store import FeedbackStore, StoreError
 from .trainer import check_reward_config
 from .types import ModelRole, Purpose
 
@@ -149,6 +150,20 @@ def check_model(name: str | None) -> None:
         AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the model `{name}`: {error}") from error
+
+
+def launch(main: Callable[[], Any]) -> None:
+    """
+    Runs a recipe. A mistake in what it was asked ends it with one line that says so, and exit status 1.
+
+    Args:
+        main (`Callable[[], Any]`):
+            The recipe.
+    """
+    try:
+        main()
+    except (ConfigError, DatasetFormatError, StoreError, RegistryError) as error:
+        sys.exit(f"error: {error}")
 
 
 def run(trainer: Any, job: Job) -> str | None:

@@ -9,7 +9,7 @@ Every field of the YAML file can be given as a flag, which then overrides it.
 from trl import get_peft_config
 
 from online_trl.ppo import OnlinePPOConfig, OnlinePPOTrainer
-from online_trl.script import parse_arguments, prepare, run
+from online_trl.script import launch, parse_arguments, prepare, run
 
 
 def main() -> None:
@@ -27,4 +27,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

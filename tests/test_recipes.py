@@ -177,16 +177,23 @@ def test_a_mistake_in_the_config_is_found_before_a_model_is_loaded(
     from online_trl.store import StoreError
 
     monkeypatch.setattr(PreTrainedModel, "from_pretrained", None)
-    config = settings(tmp_path, tiny_policy, **change)
+    config = settings(tmp_path, tiny_policy, **{"per_device_train_batch_size": 8, **change})
     with pytest.raises((ConfigError, StoreError), match=message.replace("?", r"\?")):
         prepare(*parse_arguments(OnlineGRPOConfig, ["--config", str(config)]))
+
+
+def test_a_launched_recipe_ends_on_a_mistake_with_one_line(tiny_policy, tmp_path):
+    finished = launch("online_grpo", "--config", settings(tmp_path, tiny_policy, refresh_step=3))
+    assert finished.returncode != 0
+    assert "error: unknown key `refresh_step`" in finished.stderr
+    assert "online_grpo.py\", line" not in finished.stderr
 
 
 def test_a_dataset_without_prompts_names_the_columns_it_has(tiny_policy, tmp_path):
     from online_trl.config import ConfigError
     from online_trl.script import parse_arguments, prepare
 
-    config = settings(tmp_path, tiny_policy)
+    config = settings(tmp_path, tiny_policy, per_device_train_batch_size=8)
     Dataset.from_list([{"question": "what?"}]).to_json(tmp_path / "prompts.jsonl")
     with pytest.raises(ConfigError, match="has no column `prompt`; it has question"):
         prepare(*parse_arguments(OnlineGRPOConfig, ["--config", str(config)]))
@@ -195,7 +202,7 @@ def test_a_dataset_without_prompts_names_the_columns_it_has(tiny_policy, tmp_pat
 def test_flags_override_the_file(tiny_policy, tmp_path):
     from online_trl.script import parse_arguments
 
-    config = settings(tmp_path, tiny_policy)
+    config = settings(tmp_path, tiny_policy, per_device_train_batch_size=8)
     arguments, training, _ = parse_arguments(
         OnlineGRPOConfig, ["--config", str(config), "--max_steps", "9", "--reward_funcs", "live", "trl.rewards:f"]
     )
