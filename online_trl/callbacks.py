@@ -92,6 +92,11 @@ class RefreshCallback(TrainerCallback):
                 "`online-trl import`, or lower `refresh_min_pairs`"
             )
         self._refresh(batch)
+        if not self.refresher.is_ready:
+            raise RuntimeError(
+                f"the first reward model, trained on {self.refresher.trainable(batch)} pairs, was refused: it is not "
+                "better than chance on held-out feedback. Collect more feedback, or train it longer (`reward_config`)"
+            )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -129,6 +129,8 @@ def _export(args: argparse.Namespace) -> None:
         "unpaired": lambda: unpaired_dataset(preferences.labels),
         "prompt": lambda: prompt_dataset(interactions),
     }[args.format]()
+    if not len(dataset):
+        raise ConfigError(f"the log {args.store} gives no rows of the format `{args.format}`")
     writers = {".jsonl": dataset.to_json, ".json": dataset.to_json, ".parquet": dataset.to_parquet}
     writers.get(args.output.suffix, dataset.save_to_disk)(str(args.output))
     print(f"{len(dataset)} rows written to {args.output}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 
 from . import evaluation
@@ -102,6 +103,7 @@ class Measurement:
                 Conversations to show before and after.
         """
         versions = [self.base, *(decision.version for decision in decisions)]
+        in_service = [self.base, *(decision.version for decision in decisions if decision.decision.accepted)]
         return RunReport(
             trainer=trainer,
             seed=seed,
@@ -110,7 +112,7 @@ class Measurement:
             decisions=tuple(decisions),
             reward_history=self._reward_history(),
             feedback_by_kind=self.store.summary().feedback_by_kind,
-            samples=self._samples(versions[-1], num_samples),
+            samples=self._samples(in_service[-1], num_samples) if len(in_service) > 1 else (),
         )
 
     def _answers(self, name: str) -> list[Interaction]:
@@ -123,7 +125,8 @@ class Measurement:
 
     def _accuracy(self, reward_version: str) -> Estimate:
         metrics = self.registry.get(reward_version).metrics
-        return evaluation.share_estimate(metrics["reward_accuracy"], int(metrics["heldout_pairs"]))
+        # The registry leaves out what is not a number: a refresh without held-out pairs has no accuracy.
+        return evaluation.share_estimate(metrics.get("reward_accuracy", math.nan), int(metrics["heldout_pairs"]))
 
     def _reward_history(self) -> tuple[RewardRefresh, ...]:
         promoted = {row.version: row.reason for row in self.registry.history(ModelRole.REWARD)}

@@ -1,0 +1,104 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from datasets import Dataset, load_from_disk
+
+from feedback import add_comparisons
+from online_trl.cli import main
+from online_trl.registry import ModelRegistry
+from online_trl.store import FeedbackStore
+from online_trl.types import ModelRole
+
+ROWS = [
+    {"prompt": "Which?", "chosen": "This one.", "rejected": "Hm."},
+    {"prompt": "Where?", "chosen": "a", "rejected": "b"},
+]
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path / 'log.db'}"
+
+
+def test_a_dataset_goes_into_the_log_once_and_comes_out_again(url, tmp_path, capsys):
+    Dataset.from_list(ROWS).to_json(tmp_path / "pairs.jsonl")
+    assert main(["import", str(tmp_path / "pairs.jsonl"), "--store", url]) == 0
+    assert main(["import", str(tmp_path / "pairs.jsonl"), "--store", url]) == 0
+    said = capsys.readouterr().out
+    assert f"2 rows of feedback added to {url}" in said
+    assert f"0 rows of feedback added to {url}" in said
+
+    assert main(["export", "--store", url, "--output", str(tmp_path / "out.jsonl")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["chosen"][0]["content"] for row in rows] == ["This one.", "a"]
+    assert set(rows[0]) == {"prompt", "chosen", "rejected"}
+
+
+@pytest.mark.parametrize(
+    ("format", "columns"), [("unpaired", {"prompt", "completion", "label"}), ("prompt", {"prompt"})]
+)
+def test_the_log_is_written_in_trls_other_formats(format, columns, url, tmp_path):
+    Dataset.from_list([{"prompt": "Which?", "completion": "This one.", "label": True}]).to_parquet(
+        tmp_path / "in.parquet"
+    )
+    main(["import", str(tmp_path / "in.parquet"), "--store", url])
+    assert main(["export", "--store", url, "--format", format, "--output", str(tmp_path / "folder")]) == 0
+    assert set(load_from_disk(tmp_path / "folder").column_names) == columns
+
+
+def test_status_tells_what_is_in_the_log_and_which_version_is_live(url, tmp_path, capsys):
+    with FeedbackStore(url) as store:
+        add_comparisons(store, 3)
+    registry = ModelRegistry(tmp_path / "registry")
+    version = registry.publish(ModelRole.POLICY, lambda folder: (folder / "weights").write_text("w") and None)
+    registry.promote(version.name, "the first one")
+    assert main(["status", "--store", url, "--registry", str(tmp_path / "registry")]) == 0
+    said = capsys.readouterr().out
+    assert "comparison" in said
+    assert "policy-0001" in said
+    assert "live" in said
+
+
+def test_an_export_of_nothing_is_refused(url, tmp_path, capsys):
+    assert main(["export", "--store", url, "--output", str(tmp_path / "out.jsonl")]) == 2
+    assert "gives no rows of the format `preference`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--trainer", "grop"], "unknown trainer `grop`; did you mean `grpo`?; known: grpo, ppo"),
+        (["export", "--format", "pairs", "--output", "x"], "unknown format `pairs`"),
+        (["import", "/no/such/file.jsonl"], "cannot load the dataset `/no/such/file.jsonl`"),
+        (["serve", "--policy", "/no/such/model"], "/no/such/model"),
+    ],
+)
+def test_a_mistake_is_answered_with_one_line_and_status_2(arguments, message, url, capsys):
+    store = [] if arguments[0] == "demo" else ["--store", url]
+    assert main([*arguments, *store]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_a_store_of_an_unknown_kind_is_refused(capsys):
+    assert main(["status", "--store", "mongodb://localhost/feedback"]) == 2
+    assert "mongodb" in capsys.readouterr().err
+
+
+def test_a_dataset_without_the_columns_is_refused_and_nothing_is_stored(url, tmp_path, capsys):
+    Dataset.from_list([{"question": "what?"}]).to_json(tmp_path / "rows.jsonl")
+    assert main(["import", str(tmp_path / "rows.jsonl"), "--store", url]) == 2
+    assert "question" in capsys.readouterr().err
+    with FeedbackStore(url) as store:
+        assert store.latest_seq() == 0
+
+
+def test_the_command_starts_without_the_training_stack():
+    code = (
+        "import sys, online_trl.cli; print([name for name in ('torch', 'transformers', 'trl') if name in sys.modules])"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() == "[]"
