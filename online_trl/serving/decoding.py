@@ -94,8 +94,8 @@ class Policy:
         return list[int](self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, token_ids: list[int]) -> str:
-        """Returns the text of token ids, special tokens left out."""
-        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
+        """Returns the text of token ids, special tokens left out and nothing else changed."""
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def answer_length(self, prompt_length: int, max_tokens: int | None) -> int:
         """Returns how many tokens an answer may have."""

@@ -14,8 +14,8 @@ logger = logging.getLogger(__name__)
 
 async def follow_live(policies: PolicySource, engine: Engine, *, interval: float = 0.5) -> None:
     """
-    Switches the engine to the live version whenever that changes, until cancelled. A version that cannot be served is
-    reported once, and the one before stays in service.
+    Switches the engine to the live version whenever that changes, until cancelled. What goes wrong is reported once,
+    and the version before stays in service.
 
     Args:
         policies ([`~online_trl.serving.policy_source.PolicySource`]):
@@ -25,7 +25,7 @@ async def follow_live(policies: PolicySource, engine: Engine, *, interval: float
         interval (`float`, *optional*, defaults to `0.5`):
             Seconds between two looks.
     """
-    seen: str | None = engine.default_version
+    seen, reported = engine.default_version, ""
     while True:
         await asyncio.sleep(interval)
         try:
@@ -34,5 +34,7 @@ async def follow_live(policies: PolicySource, engine: Engine, *, interval: float
                 seen = live
                 await engine.switch(live)
                 logger.info("now serving %s", live)
-        except (EngineError, RegistryError) as error:
-            logger.error("still serving %s: %s", engine.default_version, error)
+        except (EngineError, RegistryError, OSError) as error:
+            if str(error) != reported:
+                reported = str(error)
+                logger.error("still serving %s: %s", engine.default_version, error)

@@ -12,7 +12,7 @@ import contextlib
 import ipaddress
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import uvicorn
@@ -102,15 +102,21 @@ async def _serve(store: FeedbackStore, policies: PolicySource, listener: socket.
     from online_trl.serving.transformers_engine import TransformersEngine
 
     engine = TransformersEngine(policies)
+    async with _running(engine):
+        follower = asyncio.create_task(follow_live(policies, engine))
+        await _Server(store, engine).serve(sockets=[listener])
+        follower.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _running(engine: Engine) -> AsyncIterator[None]:
     try:
         await engine.start()
     except EngineError as error:
         raise ConfigError(str(error)) from error
-    follower = asyncio.create_task(follow_live(policies, engine))
-    try:
-        await _Server(store, engine).serve(sockets=[listener])
+    else:
+        yield
     finally:
-        follower.cancel()
         await engine.stop()
 
 

@@ -485,7 +485,7 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "empty correction": ({"kind": "correction", "value": "  "}, "non-empty text"),
     "correction with NUL": ({"kind": "correction", "value": "a\x00"}, "cannot be stored"),
     "correction with half a pair": ({"kind": "correction", "value": "\ud800"}, "cannot be stored"),
-    "misspelt field": ({"valeu": True}, "valeu"),
+    "misspelt field": ({"users": "ada"}, "users"),
     "own seq": ({"seq": 1}, "seq"),
     "unknown source": ({"source": "alien"}, "source"),
     "empty user": ({"user_id": ""}, "user_id"),

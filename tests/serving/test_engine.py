@@ -6,10 +6,12 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
 
 
 def test_stretches_join_to_the_answer():
-    first = Generation(text="Hel", prompt_ids=[1, 2], completion_ids=[7, 8], logprobs=[-0.5, -1.0], index=3)
-    last = Generation(text="lo", prompt_ids=[1, 2], completion_ids=[9], logprobs=[-2.0], finish_reason="stop", index=3)
+    first = Generation(text="Good ", prompt_ids=[1, 2], completion_ids=[7, 8], logprobs=[-0.5, -1.0], index=3)
+    last = Generation(
+        text="day", prompt_ids=[1, 2], completion_ids=[9], logprobs=[-2.0], finish_reason="stop", index=3
+    )
     assert Generation.joined([first, last]) == Generation(
-        text="Hello",
+        text="Good day",
         prompt_ids=[1, 2],
         completion_ids=[7, 8, 9],
         logprobs=[-0.5, -1.0, -2.0],

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,9 @@ def test_swap_under_streaming_clients_fails_and_mixes_no_reply(deployment: Deplo
 
 def test_promotion_while_switching_back_and_forth_ends_on_the_last(deployment: Deployment):
     for version in ("policy-0001", "policy-0002", "policy-0001"):
-        deployment.registry.promote(version, "to and fro")
+        deployment.registry.promote(version, "back and forth")
     while deployment.http.get("/healthz").json()["policy_version"] != "policy-0001":
-        pass
+        time.sleep(0.05)
     assert stream_answer(deployment.openai)[1] == {"policy-0001"}
 
 
@@ -108,6 +109,13 @@ def test_damaged_registry_is_refused(tmp_path: Path, policy_folders: list[Path])
     (tmp_path / "live.json").write_text("{")
     with pytest.raises(RegistryError):
         serve(store_url=f"sqlite:///{tmp_path}/feedback.db", registry_root=tmp_path)
+
+
+def test_policy_that_cannot_be_loaded_is_refused(tmp_path: Path, policy_folders: list[Path]):
+    copy_model(policy_folders[0])(tmp_path / "policy")
+    (tmp_path / "policy" / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ConfigError, match="cannot load the policy `policy`"):
+        serve(store_url=f"sqlite:///{tmp_path}/feedback.db", policy=str(tmp_path / "policy"), port=0)
 
 
 def test_port_in_use_is_refused(tmp_path: Path, policy_folders: list[Path]):
