@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,8 @@ def _make_base_policy(registry: ModelRegistry, folder: Path, seed: int, display:
 
 def _quiet() -> None:
     """The demo shows its own progress; the server needs a core of its own."""
+    # TRL's own defaults, which the newest transformers calls by other names.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
+from transformers import PrinterCallback
 
 from .callbacks import StepProgress, StopCallback
 from .config import check_choice
@@ -234,12 +235,10 @@ class OnlineLoop:
         live = self._live_policy()
         folder = self.output_dir / "training" / f"round-{number}"
         trainer = self._make_trainer(live, folder, number)
-        stop = StopCallback()
-        trainer.add_callback(stop)
         with self._traffic(number):
             trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
-        if stop.stopped:
-            raise KeyboardInterrupt
+        if trainer.state.global_step < trainer.state.max_steps:
+            raise KeyboardInterrupt  # the checkpoint that was saved on the way out is resumed from
         trainer.save_model(str(folder))
         return self.registry.publish(
             ModelRole.POLICY,
@@ -259,14 +258,18 @@ class OnlineLoop:
         # Up to where this round's collection ended, so that a resumed run goes through the same prompts.
         upto = self.state.result(f"{number}/collect")["upto"]
         prompts = prompt_dataset(self.store.interactions(upto=upto, purpose=Purpose.CHAT))
-        return trainer_type(
+        trainer = trainer_type(
             model=str(path),
             reward_funcs=[LiveReward(self.registry)],
             args=config_type(**settings),
             train_dataset=prompts.shuffle(seed=self.settings.seed),
             store=self.store,
-            callbacks=[StepProgress(self._fraction(f"{number}/train"))],
+            callbacks=[StepProgress(self._fraction(f"{number}/train")), StopCallback()],
         )
+        trainer.remove_callback(PrinterCallback)  # the loop shows its own progress
+        if self.on_refresh is not None:
+            trainer.refresh_callback.on_refresh = self.on_refresh
+        return trainer
 
     @contextmanager
     def _traffic(self, number: int) -> Iterator[None]:

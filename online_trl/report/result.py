@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -113,17 +114,18 @@ def console_table(report: RunReport) -> Table:
         report ([`RunReport`]):
             The run.
     """
-    table = Table(title="Policy versions", caption=report.headline)
+    # Narrow enough for a terminal of 80 columns.
+    table = Table(title="Policy versions", caption=report.headline, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("Version", no_wrap=True)
-    table.add_column("Status")
-    for heading in ("Satisfaction", "95 % interval", "n", "Win rate vs base", "KL (nats)", "Words", "Reward accuracy"):
-        table.add_column(heading, justify="right")
+    table.add_column("Status", no_wrap=True)
+    headings = ("Satisfaction,\n95 % interval", "n", "Win rate\nvs base", "KL,\nnats", "Words", "Reward\naccuracy")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in report.versions:
         cells = (
             row.policy_version,
             report.status(row.policy_version),
-            number(row.satisfaction.mean),
-            interval(row.satisfaction),
+            f"{number(row.satisfaction.mean)} ({number(row.satisfaction.low)}–{number(row.satisfaction.high)})",
             str(row.satisfaction.n),
             number(_win_rate_vs_base(report, row)),
             number(row.kl, 1),

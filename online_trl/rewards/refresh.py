@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from transformers import PrinterCallback
 from trl import RewardConfig, RewardTrainer
 
 from ..gates import reward_gate
@@ -183,6 +184,7 @@ class RewardRefresher:
         start = str(self.registry.path(self.live.version)) if self.live.version else self.base_model
         with nested_trainer():
             trainer = RewardTrainer(model=start, args=self.make_args(), train_dataset=preference_dataset(pairs))
+            trainer.remove_callback(PrinterCallback)  # the refresh is reported as one, not by its inner log
             trainer.train()
             trainer.save_model(str(folder))
             _release(trainer)

@@ -14,10 +14,10 @@ import signal
 import sys
 import threading
 
-from online_trl.config import ConfigError
-from online_trl.registry import RegistryError
-from online_trl.serving.server import serve
-from online_trl.store import StoreError
+from ..config import ConfigError
+from ..registry import RegistryError
+from ..store import StoreError
+from .server import serve
 
 
 def main() -> None:

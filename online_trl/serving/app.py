@@ -11,10 +11,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from online_trl.serving.completions import Completions, Occasion
-from online_trl.serving.engine import Engine, EngineError
-from online_trl.serving.errors import add_error_handlers, error_reply
-from online_trl.serving.schemas import (
+from ..store import FeedbackStore, StoreError
+from ..types import Feedback, Purpose, new_id
+from .completions import Completions, Occasion
+from .engine import Engine, EngineError
+from .errors import add_error_handlers, error_reply
+from .schemas import (
     DEFAULT_MODEL,
     ChatCompletion,
     ChatCompletionChunk,
@@ -27,8 +29,6 @@ from online_trl.serving.schemas import (
     Model,
     ModelList,
 )
-from online_trl.store import FeedbackStore, StoreError
-from online_trl.types import Feedback, Purpose, new_id
 
 
 def create_app(*, store: FeedbackStore, engine: Engine) -> FastAPI:

@@ -16,8 +16,10 @@ from typing import Any
 import anyio
 from anyio.to_thread import run_sync
 
-from online_trl.serving.engine import Engine, Generation, GenerationRequest
-from online_trl.serving.schemas import (
+from ..store import FeedbackStore
+from ..types import Interaction, Purpose, new_id
+from .engine import Engine, Generation, GenerationRequest
+from .schemas import (
     ANONYMOUS,
     ChatCompletion,
     ChatCompletionChunk,
@@ -26,8 +28,6 @@ from online_trl.serving.schemas import (
     ChunkChoice,
     Usage,
 )
-from online_trl.store import FeedbackStore
-from online_trl.types import Interaction, Purpose, new_id
 
 CANCELLED = "cancelled"
 """Stands in the log as the finish reason of an answer that the client did not wait for."""

@@ -23,8 +23,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from online_trl.serving.detokenizer import Detokenizer
-from online_trl.serving.engine import (
+from ..types import Message
+from .detokenizer import Detokenizer
+from .engine import (
     EngineError,
     FinishReason,
     Generation,
@@ -32,8 +33,7 @@ from online_trl.serving.engine import (
     InvalidPromptError,
     PromptTooLongError,
 )
-from online_trl.serving.sampler import draw
-from online_trl.types import Message
+from .sampler import draw
 
 
 @dataclass(frozen=True, eq=False)

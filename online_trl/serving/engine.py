@@ -13,7 +13,7 @@ from datetime import datetime
 from itertools import chain
 from typing import Literal, Protocol
 
-from online_trl.types import Message
+from ..types import Message
 
 FinishReason = Literal["stop", "length"]
 

@@ -7,10 +7,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from online_trl.serving.engine import EngineError, InvalidPromptError, PromptTooLongError, UnknownVersionError
-from online_trl.serving.schemas import ErrorDetail, ErrorReply
-from online_trl.store import IdempotencyConflictError, StoreError, UnknownFeedbackError, UnknownInteractionError
-from online_trl.types import InvalidRecordError
+from ..store import IdempotencyConflictError, StoreError, UnknownFeedbackError, UnknownInteractionError
+from ..types import InvalidRecordError
+from .engine import EngineError, InvalidPromptError, PromptTooLongError, UnknownVersionError
+from .schemas import ErrorDetail, ErrorReply
 
 _INVALID, _SERVER = "invalid_request_error", "server_error"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from online_trl.registry import RegistryError
-from online_trl.serving.engine import Engine, EngineError
-from online_trl.serving.policy_source import PolicySource
+from ..registry import RegistryError
+from .engine import Engine, EngineError
+from .policy_source import PolicySource
 
 logger = logging.getLogger(__name__)
 

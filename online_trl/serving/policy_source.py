@@ -7,10 +7,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Protocol
 
-from online_trl.config import ConfigError
-from online_trl.registry import ModelRegistry
-from online_trl.serving.engine import ServedVersion
-from online_trl.types import ModelRole, utcnow
+from ..config import ConfigError
+from ..registry import ModelRegistry
+from ..types import ModelRole, utcnow
+from .engine import ServedVersion
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 

@@ -28,8 +28,8 @@ from pydantic import (
     model_validator,
 )
 
-from online_trl.serving.engine import Generation, GenerationRequest, Sampling
-from online_trl.types import Feedback, FeedbackKind, FeedbackSource, Message, utcnow
+from ..types import Feedback, FeedbackKind, FeedbackSource, Message, utcnow
+from .engine import Generation, GenerationRequest, Sampling
 
 DEFAULT_MODEL = "default"
 """Alias of the version in service."""

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import uvicorn
 
-from online_trl.config import ConfigError, check_range
-from online_trl.registry import ModelRegistry
-from online_trl.serving.app import create_app
-from online_trl.serving.engine import Engine, EngineError
-from online_trl.serving.follower import follow_live
-from online_trl.serving.policy_source import PolicySource, RegistryPolicies, SinglePolicy
-from online_trl.store import FeedbackStore
+from ..config import ConfigError, check_range
+from ..registry import ModelRegistry
+from ..store import FeedbackStore
+from .app import create_app
+from .engine import Engine, EngineError
+from .follower import follow_live
+from .policy_source import PolicySource, RegistryPolicies, SinglePolicy
 
 # Clients keep connections open between requests; a server that hangs up first breaks the request that is on its way.
 _KEEP_ALIVE_SECONDS = 75
@@ -99,7 +99,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 async def _serve(store: FeedbackStore, policies: PolicySource, listener: socket.socket) -> None:
-    from online_trl.serving.transformers_engine import TransformersEngine
+    from .transformers_engine import TransformersEngine
 
     engine = TransformersEngine(policies)
     async with _running(engine):

@@ -17,8 +17,8 @@ from contextlib import aclosing
 
 import torch
 
-from online_trl.serving.decoding import Delivery, Policy, Row, answer_batch
-from online_trl.serving.engine import (
+from .decoding import Delivery, Policy, Row, answer_batch
+from .engine import (
     EngineError,
     Generation,
     GenerationRequest,
@@ -26,7 +26,7 @@ from online_trl.serving.engine import (
     UnknownVersionError,
     VersionLoadError,
 )
-from online_trl.serving.policy_source import PolicySource
+from .policy_source import PolicySource
 
 logger = logging.getLogger(__name__)
 
