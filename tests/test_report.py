@@ -279,7 +279,7 @@ def test_the_table_has_a_row_per_version():
     with console.capture() as capture:
         console.print(console_table(report()))
     lines = [line.replace("│", " ").split() for line in capture.get().splitlines() if "policy-0" in line]
-    assert lines[1] == ["policy-0002", "promoted", "0.52", "(0.47–0.57)", "100", "0.66", "1.5", "28.0", "0.71"]
+    assert lines[1] == ["policy-0002", "promoted", "0.52", "(0.47–0.57)", "100", "0.66", "1.5", "0.71"]
     assert [line[1] for line in lines] == ["base", "promoted", "refused"]
 
 

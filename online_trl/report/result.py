@@ -118,7 +118,7 @@ def console_table(report: RunReport) -> Table:
     table = Table(title="Policy versions", caption=report.headline, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("Version", no_wrap=True)
     table.add_column("Status", no_wrap=True)
-    headings = ("Satisfaction,\n95 % interval", "n", "Win rate\nvs base", "KL,\nnats", "Words", "Reward\naccuracy")
+    headings = ("Satisfaction,\n95 % interval", "n", "Win rate\nvs base", "KL,\nnats", "Reward\naccuracy")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in report.versions:
@@ -129,7 +129,6 @@ def console_table(report: RunReport) -> Table:
             str(row.satisfaction.n),
             number(_win_rate_vs_base(report, row)),
             number(row.kl, 1),
-            number(row.length, 1),
             number(row.reward_accuracy.mean if row.reward_accuracy else None),
         )
         table.add_row(*map(Text, cells))
