@@ -39,7 +39,7 @@ class Refresher(Protocol):
 class RefreshCallback(TrainerCallback):
     """
     Refreshes the live reward model between two policy steps: every so many steps, or once the log has so many new
-    rows. The first version is trained before the first step, from all feedback that the log holds.
+    rows. Before the first step it learns from all feedback that the log holds and that was not used yet.
 
     Args:
         collator ([`~online_trl.data.OnlineDataCollator`]):
@@ -83,15 +83,17 @@ class RefreshCallback(TrainerCallback):
     ) -> None:
         if self.refresher.is_ready:
             self.refresher.remember(self.collator.take_preferences(after=0, upto=self.collator.cursor.feedback))
-            return
+        if state.global_step > 0:
+            return  # a resumed run goes on with the reward model of its checkpoint
         batch = self.collator.take_preferences(upto=self.collator.latest())
-        if self.refresher.trainable(batch) < self.min_pairs:
+        if self.refresher.trainable(batch) >= self.min_pairs:
+            self._refresh(batch)
+        elif not self.refresher.is_ready:
             raise ConfigError(
                 f"the log {self.collator.store.url} holds {self.refresher.trainable(batch)} preference pairs to train "
                 f"a first reward model on, {self.min_pairs} are needed: collect more feedback, seed the log with "
                 "`online-trl import`, or lower `refresh_min_pairs`"
             )
-        self._refresh(batch)
         if not self.refresher.is_ready:
             raise RuntimeError(
                 f"the first reward model, trained on {self.refresher.trainable(batch)} pairs, was refused: it is not "

@@ -16,10 +16,12 @@ import torch
 import transformers
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 from .callbacks import StepProgress
 from .config import ConfigError
-from .loop import LoopSettings, LoopState, OnlineLoop
+from .loop import LoopSettings, LoopState, OnlineLoop, gather_report
+from .measurement import Measurement
 from .registry import ModelRegistry, copy_model
 from .report import RunReport, console_table, write_html, write_json
 from .rewards.refresh import RefreshOutcome
@@ -28,31 +30,33 @@ from .simulation.base_policy import train_base_policy
 from .simulation.taste import Taste
 from .simulation.users import SimulatedUsers
 from .store import FeedbackStore
-from .types import ModelRole
+from .types import ModelRole, Sample
 
 # What each step takes, roughly, in seconds on two cores: only the time to go is estimated from it.
 _EXPECTED_SECONDS = {"policy": 30.0, "collect": 15.0, "train": 60.0, "evaluate": 15.0, "promote": 1.0}
 _STATIONS = {
     "policy": "making a base policy",
     "collect": "users chat and react",
-    "train": "the policy trains, the reward model is refreshed",
-    "evaluate": "users judge the candidate",
+    "train": "the policy trains on fresh feedback",
+    "evaluate": "users judge the answers",
     "promote": "the server takes over the better version",
 }
+_SESSIONS = 600
 # Settings found on the demo's sizes: a policy of 0.6 M parameters that answers in 20 to 40 tokens.
 _TRAINING: dict[str, dict[str, Any]] = {
-    "grpo": {"num_generations": 8, "beta": 0.02, "learning_rate": 5e-4},
-    "ppo": {"num_generations": 1, "num_iterations": 2, "beta": 0.02, "learning_rate": 5e-4},
+    "grpo": {"max_steps": 40, "refresh_steps": 14, "num_generations": 8},
+    "ppo": {"max_steps": 80, "refresh_steps": 28, "num_generations": 1, "num_iterations": 2},
 }
 _COMMON: dict[str, Any] = {
-    "max_steps": 60,
     "per_device_train_batch_size": 64,
     "max_completion_length": 48,
+    "beta": 0.15,
+    "learning_rate": 3e-4,
     "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 5,
-    "refresh_steps": 20,
-    "reward_config": {"learning_rate": 1e-3, "num_train_epochs": 2, "per_device_train_batch_size": 32},
-    "save_steps": 20,
+    "refresh_replay": 4.0,
+    "reward_config": {"learning_rate": 1e-3, "num_train_epochs": 2, "per_device_train_batch_size": 16},
+    "save_steps": 10,
     "save_total_limit": 2,
     "logging_strategy": "no",
     "report_to": "none",
@@ -60,6 +64,7 @@ _COMMON: dict[str, Any] = {
     "use_cpu": True,
     "bf16": False,
     "gradient_checkpointing": False,
+    "dataloader_pin_memory": False,
 }
 
 
@@ -83,39 +88,66 @@ def run_demo(*, trainer: str, seed: int, rounds: int, output_dir: Path, resume: 
         [`~online_trl.report.RunReport`]: What came of it, also written to `output_dir`.
 
     Raises:
-        [`~online_trl.config.ConfigError`]: if `output_dir` holds a run and `resume` is not set, or the other way
-            round, or the run there was started with other settings.
+        [`~online_trl.config.ConfigError`]: if `output_dir` holds an unfinished run and `resume` is not set, or the
+            other way round, or the run there was started with other settings.
     """
-    settings = LoopSettings(trainer=trainer, rounds=rounds, seed=seed, training={**_COMMON, **_TRAINING[trainer]})
+    settings = LoopSettings(
+        trainer=trainer, rounds=rounds, sessions=_SESSIONS, seed=seed, training={**_COMMON, **_TRAINING[trainer]}
+    )
     state = _open_run(output_dir, {"trainer": trainer, "seed": seed, "rounds": rounds}, resume=resume)
     _quiet()
     console = Console()
     store_url = f"sqlite:///{output_dir / 'feedback.db'}"
     registry = ModelRegistry(output_dir / "registry")
     with _Display(console, rounds, state) as display, FeedbackStore(store_url) as store:
-        if not state.is_completed("base/policy"):
+        if registry.live(ModelRole.POLICY) is None:
             _make_base_policy(registry, output_dir / "base", seed, display)
             state.complete("base/policy")
-        with ServerProcess(store_url=store_url, registry_root=registry.root, log=output_dir / "server.log") as server:
-            users = SimulatedUsers(server.url, Taste(seed), seed=seed, state_dir=output_dir / "users")
-            loop = OnlineLoop(
-                store=store,
-                registry=registry,
-                server_url=server.url,
-                users=users,
-                settings=settings,
-                output_dir=output_dir,
-                state=state,
-                progress=display.update,
-                on_refresh=display.announce_refresh,
-            )
-            loop.run()
-            report = loop.report()
+        if not state.is_completed(f"{rounds}/promote"):
+            _go_round(store, registry, settings, output_dir, state, display)
+        report = gather_report(state, settings, Measurement(store, registry))
     write_json(report, output_dir / "result.json")
     write_html(report, output_dir / "report.html")
     console.print(console_table(report))
+    for sample in report.samples:
+        _print_sample(console, sample)
     console.print(f"The report: {output_dir / 'report.html'}")
     return report
+
+
+def _print_sample(console: Console, sample: Sample) -> None:
+    lines = (
+        ("user", sample.prompt[-1]["content"], None),
+        (sample.before_version, sample.before[-1]["content"], sample.before_score),
+        (sample.after_version, sample.after[-1]["content"], sample.after_score),
+    )
+    for who, text, score in lines:
+        judged = "" if score is None else f"  ({score:.2f})"
+        console.print(Text.assemble((f"{who:>12}  ", "bold"), text, (judged, "dim")))
+    console.print()
+
+
+def _go_round(
+    store: FeedbackStore,
+    registry: ModelRegistry,
+    settings: LoopSettings,
+    output_dir: Path,
+    state: LoopState,
+    display: _Display,
+) -> None:
+    with ServerProcess(store_url=store.url, registry_root=registry.root, log=output_dir / "server.log") as server:
+        users = SimulatedUsers(server.url, Taste(settings.seed), seed=settings.seed, state_dir=output_dir / "users")
+        OnlineLoop(
+            store=store,
+            registry=registry,
+            server_url=server.url,
+            users=users,
+            settings=settings,
+            output_dir=output_dir,
+            state=state,
+            progress=display.update,
+            on_refresh=display.announce_refresh,
+        ).run()
 
 
 class _Display:
@@ -149,7 +181,7 @@ class _Display:
         """Takes note of how far a step is."""
         self.share[step] = share
         round_, _, station = step.partition("/")
-        where = "before the first round" if round_ == "base" else f"round {round_}/{self.rounds}"
+        where = "start" if round_ == "base" else f"round {round_} of {self.rounds}"
         description = f"{where}: {_STATIONS[station]}"
         self.progress.update(self.task, description=description, completed=share, left=self._left())
         if share in (0.0, 1.0) and not self.progress.console.is_terminal:
@@ -177,28 +209,35 @@ class _Display:
 
 def _open_run(output_dir: Path, settings: dict[str, Any], *, resume: bool) -> LoopState:
     file = output_dir / "settings.json"
-    if resume:
-        if not file.is_file():
+    state = LoopState(output_dir / "loop.json")
+    if not file.is_file():
+        if resume:
             raise ConfigError(f"nothing to resume: {output_dir} holds no run")
-        earlier = json.loads(file.read_text(encoding="utf-8"))
-        if earlier != settings:
-            raise ConfigError(f"the run in {output_dir} was started with {earlier}, not with {settings}")
-    elif file.is_file():
+        output_dir.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(settings), encoding="utf-8")
+        return state
+    earlier = json.loads(file.read_text(encoding="utf-8"))
+    if earlier != settings:
         raise ConfigError(
-            f"{output_dir} holds a run already: go on with it (`--resume`), choose another `--output-dir`, or remove "
-            "it"
+            f"the run in {output_dir} was started with {earlier}, not with {settings}: choose another `--output-dir`"
         )
-    output_dir.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings), encoding="utf-8")
-    return LoopState(output_dir / "loop.json")
+    # Asking again for a run that is finished shows what came of it.
+    if not resume and not state.is_completed(f"{settings['rounds']}/promote"):
+        raise ConfigError(
+            f"the run in {output_dir} is not finished: go on with it (`--resume`), choose another `--output-dir`, or "
+            "remove it"
+        )
+    return state
 
 
 def _make_base_policy(registry: ModelRegistry, folder: Path, seed: int, display: _Display) -> None:
     display.update("base/policy", 0.0)
     progress = StepProgress(lambda done, total: display.update("base/policy", done / total))
-    train_base_policy(folder, seed=seed, callbacks=[progress])
-    version = registry.publish(ModelRole.POLICY, copy_model(folder), config={"seed": seed})
-    registry.promote(version.name, "the policy that the loop starts from")
+    versions = registry.versions(ModelRole.POLICY)
+    if not versions:
+        train_base_policy(folder, seed=seed, callbacks=[progress])
+        versions = [registry.publish(ModelRole.POLICY, copy_model(folder), config={"seed": seed})]
+    registry.promote(versions[0].name, "the policy that the loop starts from")
     display.update("base/policy", 1.0)
 
 

@@ -299,21 +299,6 @@ class OnlineLoop:
         self.registry.promote(candidate, decision["reason"])
         wait_until_served(self.server_url, candidate)
 
-    def report(self) -> RunReport:
-        """Gathers what came of the rounds that are completed."""
-        return self.measurement.report(
-            trainer=self.settings.trainer,
-            seed=self.settings.seed,
-            seconds=self.state.seconds,
-            decisions=[self._decision(number) for number in range(1, self.settings.rounds + 1)],
-        )
-
-    def _decision(self, number: int) -> PolicyDecision:
-        result = self.state.result(f"{number}/evaluate")
-        checks = tuple(GateCheck(**check) for check in result["decision"]["checks"])
-        decision = GateDecision(result["decision"]["accepted"], result["decision"]["reason"], checks)
-        return PolicyDecision(version=result["version"], incumbent=result["incumbent"], decision=decision)
-
     def _live_policy(self) -> ModelVersion:
         live = self.registry.live(ModelRole.POLICY)
         if live is None:
@@ -322,6 +307,30 @@ class OnlineLoop:
 
     def _fraction(self, step: str) -> Callable[[int, int], None]:
         return lambda done, total: self.progress(step, done / total)
+
+
+def gather_report(state: LoopState, settings: LoopSettings, measurement: Measurement) -> RunReport:
+    """
+    Gathers what came of a loop whose rounds are completed.
+
+    Args:
+        state ([`LoopState`]), settings ([`LoopSettings`]):
+            The loop's.
+        measurement ([`~online_trl.measurement.Measurement`]):
+            Over the loop's log and registry.
+    """
+    return measurement.report(
+        trainer=settings.trainer,
+        seed=settings.seed,
+        seconds=state.content["seconds"],
+        decisions=[_decision(state.result(f"{number}/evaluate")) for number in range(1, settings.rounds + 1)],
+    )
+
+
+def _decision(result: dict[str, Any]) -> PolicyDecision:
+    checks = tuple(GateCheck(**check) for check in result["decision"]["checks"])
+    decision = GateDecision(result["decision"]["accepted"], result["decision"]["reason"], checks)
+    return PolicyDecision(version=result["version"], incumbent=result["incumbent"], decision=decision)
 
 
 def wait_until_served(server_url: str, version: str, *, timeout: float = 60.0) -> None:

@@ -172,4 +172,4 @@ def _key(answer: Interaction) -> str:
 
 def _was_decided(version: ModelVersion) -> bool:
     """A version that an interrupted run left behind is no part of the story."""
-    return version.status is not VersionStatus.CANDIDATE and "left behind" not in version.reason
+    return version.status not in (VersionStatus.CANDIDATE, VersionStatus.ABANDONED)

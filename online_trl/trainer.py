@@ -24,6 +24,7 @@ from .callbacks import RefreshCallback
 from .config import ConfigError, check_keys
 from .data import OnlineDataCollator
 from .distributed import broadcast_from_main
+from .registry import ModelRegistry
 from .rewards.functions import guard_reward_function
 from .rewards.nesting import nested_trainer
 from .rewards.refresh import RefreshOutcome, RewardRefresher
@@ -112,8 +113,9 @@ class OnlineTrainerMixin:
         if version is None:
             return
         live.load(version.name)
-        if self.online_collator is not None and version.feedback_interval is not None:
-            self.online_collator.load_state_dict({"prompts": 0, "feedback": version.feedback_interval[1]})
+        if self.online_collator is not None:
+            learned = broadcast_from_main(lambda: _learned_upto(live.registry))
+            self.online_collator.load_state_dict({"prompts": 0, "feedback": learned})
 
     def _attach_refresh(self, live: LiveReward, collator: OnlineDataCollator, base_model: str) -> None:
         refresher = RewardRefresher(
@@ -201,7 +203,7 @@ class OnlineTrainerMixin:
             self.refresh_callback.last_step = state["last_refresh_step"]
 
     def _go_back_to(self, version: str, upto: int | None) -> None:
-        """Makes the checkpoint's reward version live again and retires those that a killed run made after it."""
+        """Makes the checkpoint's reward version live again and abandons those that a killed run made after it."""
         registry = self.live_reward.registry  # type: ignore[union-attr]
         live = registry.live(ModelRole.REWARD)
         if live is None or live.name != version:
@@ -209,8 +211,8 @@ class OnlineTrainerMixin:
         for later in registry.versions(ModelRole.REWARD):
             interval = later.feedback_interval
             orphaned = upto is not None and interval is not None and interval[1] > upto
-            if orphaned and later.status is not VersionStatus.RETIRED:
-                registry.retire(later.name, "left behind by a run that was resumed from an earlier checkpoint")
+            if orphaned and later.status is not VersionStatus.ABANDONED:
+                registry.abandon(later.name, "left behind by a run that was resumed from an earlier checkpoint")
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
@@ -270,6 +272,13 @@ def check_reward_config(args: Any) -> None:
     """
     with nested_trainer():
         reward_config(args)
+
+
+def _learned_upto(registry: ModelRegistry) -> int:
+    """Where the feedback ends that any reward version has learned from, in service or refused."""
+    versions = registry.versions(ModelRole.REWARD)
+    intervals = [version.feedback_interval for version in versions if version.status is not VersionStatus.ABANDONED]
+    return max((interval[1] for interval in intervals if interval is not None), default=0)
 
 
 def _guarded(source: Any) -> Any:

@@ -279,11 +279,15 @@ class ModelRole(str, Enum):
 
 
 class VersionStatus(str, Enum):
-    """What became of a version: `CANDIDATE` until a gate decides, then `LIVE` or `REFUSED`; `RETIRED` once replaced."""
+    """
+    What became of a version: `CANDIDATE` until a gate decides, then `LIVE` or `REFUSED`; `RETIRED` once replaced;
+    `ABANDONED` if a run that was resumed from before it left it behind.
+    """
 
     CANDIDATE = "candidate"
     LIVE = "live"
     RETIRED = "retired"
+    ABANDONED = "abandoned"
     REFUSED = "refused"
 
 

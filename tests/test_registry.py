@@ -229,20 +229,20 @@ def test_only_a_candidate_can_be_refused(registry):
         registry.refuse(first, "too late")
 
 
-def test_a_retired_orphan_is_not_rolled_back_to(registry):
+def test_an_abandoned_version_is_not_rolled_back_to(registry):
     first, second, third = (publish(registry) for _ in range(3))
     for name in (first, second, third):
         registry.promote(name, "better")
-    assert registry.retire(second, "left behind").reason == "left behind"
+    assert registry.abandon(second, "left behind").reason == "left behind"
     assert registry.live(ModelRole.POLICY).name == third
     assert registry.rollback(ModelRole.POLICY, "bad").name == first
 
 
-def test_the_live_version_cannot_be_retired(registry):
+def test_the_live_version_cannot_be_abandoned(registry):
     name = publish(registry)
     registry.promote(name, "the first one")
     with pytest.raises(RegistryError, match="policy-0001 is live; promote another version or roll back"):
-        registry.retire(name, "tired")
+        registry.abandon(name, "tired")
 
 
 def test_a_damaged_state_file_is_named(registry):

@@ -187,7 +187,7 @@ class ModelRegistry:
                 state.settled[name] = (VersionStatus.REFUSED, reason)
         return self.get(name)
 
-    def retire(self, name: str, reason: str) -> ModelVersion:
+    def abandon(self, name: str, reason: str) -> ModelVersion:
         """
         Sets a version aside without putting another one into service, such as one left behind by a run that was
         resumed from before it. A [`rollback`] does not return to it.
@@ -203,8 +203,8 @@ class ModelRegistry:
         """
         with self._changing(name) as state:
             if state.standing(name)[0] is VersionStatus.LIVE:
-                raise RegistryError(f"{name} is live; promote another version or roll back before retiring it")
-            state.settled[name] = (VersionStatus.RETIRED, reason)
+                raise RegistryError(f"{name} is live; promote another version or roll back before abandoning it")
+            state.settled[name] = (VersionStatus.ABANDONED, reason)
             line = state.live[role_of(name)]
             line[:] = [other for other in line if other != name]
         return self.get(name)
