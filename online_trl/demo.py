@@ -39,7 +39,7 @@ _STATIONS = {
     "collect": "users chat and react",
     "train": "the policy trains on fresh feedback",
     "evaluate": "users judge the answers",
-    "promote": "the server takes over the better version",
+    "promote": "a better version goes into service",
 }
 _SESSIONS = 600
 # Settings found on the demo's sizes: a policy of 0.6 M parameters that answers in 20 to 40 tokens.
@@ -54,7 +54,8 @@ _COMMON: dict[str, Any] = {
     "learning_rate": 3e-4,
     "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 5,
-    "refresh_replay": 4.0,
+    "refresh_min_pairs": 8,
+    "refresh_replay": 2.0,
     "reward_config": {"learning_rate": 1e-3, "num_train_epochs": 2, "per_device_train_batch_size": 16},
     "save_steps": 10,
     "save_total_limit": 2,
@@ -104,7 +105,11 @@ def run_demo(*, trainer: str, seed: int, rounds: int, output_dir: Path, resume: 
             _make_base_policy(registry, output_dir / "base", seed, display)
             state.complete("base/policy")
         if not state.is_completed(f"{rounds}/promote"):
-            _go_round(store, registry, settings, output_dir, state, display)
+            try:
+                _go_round(store, registry, settings, output_dir, state, display)
+            except KeyboardInterrupt:
+                console.print("Stopped. The same command with `--resume` goes on from here.")
+                raise
         report = gather_report(state, settings, Measurement(store, registry))
     write_json(report, output_dir / "result.json")
     write_html(report, output_dir / "report.html")
@@ -184,8 +189,8 @@ class _Display:
         where = "start" if round_ == "base" else f"round {round_} of {self.rounds}"
         description = f"{where}: {_STATIONS[station]}"
         self.progress.update(self.task, description=description, completed=share, left=self._left())
-        if share in (0.0, 1.0) and not self.progress.console.is_terminal:
-            self.progress.console.print(f"{description}: {'done' if share else 'begins'}, {self._left()}")
+        if share == 0.0 and not self.progress.console.is_terminal:
+            self.progress.console.print(f"{description} ({self._left()})")
 
     def announce_refresh(self, outcome: RefreshOutcome) -> None:
         """Prints what a refresh of the reward model led to."""

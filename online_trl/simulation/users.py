@@ -137,7 +137,7 @@ class SimulatedUsers:
         """
         self._each(lambda number: self._hold(round, number), range(n_sessions), n_sessions, progress)
 
-    def chat_forever(self, stop: threading.Event, round: int, *, pause: float = 0.2) -> None:
+    def chat_forever(self, stop: threading.Event, round: int, *, pause: float = 0.05) -> None:
         """
         Holds one conversation after the other until told to stop.
 
@@ -146,7 +146,7 @@ class SimulatedUsers:
                 Ends it.
             round (`int`):
                 Number of the round.
-            pause (`float`, *optional*, defaults to `0.2`):
+            pause (`float`, *optional*, defaults to `0.05`):
                 Seconds between two of them.
         """
         for number in itertools.count(_SESSIONS_PER_ROUND // 2):

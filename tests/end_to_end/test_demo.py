@@ -1,0 +1,120 @@
+"""The demo as a user runs it: real processes, real HTTP, one round of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from online_trl.registry import ModelRegistry
+from online_trl.store import FeedbackStore
+from online_trl.types import ModelRole, VersionStatus
+
+# Satisfaction of seed 0 after one round, less that of the base. Runs vary a little, since users chat while the policy
+# trains; ten runs gave 0.10 and more.
+MARGIN = 0.05
+
+
+def demo(folder, *arguments):
+    command = [sys.executable, "-m", "online_trl.cli", "demo", "--rounds", "1", "--output-dir", str(folder)]
+    return subprocess.Popen(
+        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ}
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def check_result(folder, output, trainer):
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["trainer"], result["seed"]) == (trainer, 0)
+    base, last = result["versions"][0], result["versions"][-1]
+    assert base["policy_version"] == "policy-0001"
+    assert base["satisfaction"]["n"] >= 100
+    assert last["satisfaction"]["mean"] > base["satisfaction"]["mean"] + MARGIN
+    assert last["satisfaction"]["low"] > base["satisfaction"]["high"]
+    assert last["win_rate_vs_base"] > 0.5
+    assert last["kl"] > 0
+    assert len(last["reward_versions"]) >= 2
+    page = (folder / "report.html").read_text()
+    assert last["policy_version"] in page
+    assert "policy-0002" in output
+
+
+def check_log(folder):
+    """Every row of training feedback was used by one reward version at most, and all of them up to the last one."""
+    with FeedbackStore(f"sqlite:///{folder / 'feedback.db'}") as store:
+        seqs = [row.seq for row in store.feedback()]
+        kinds = store.summary().feedback_by_kind
+    assert {"binary", "comparison", "ranking", "rating", "correction"} <= set(kinds)
+    versions = ModelRegistry(folder / "registry").versions(ModelRole.REWARD)
+    intervals = [v.feedback_interval for v in versions if v.status is not VersionStatus.ABANDONED]
+    assert len(intervals) >= 3
+    last = max(upto for _, upto in intervals)
+    uses = [sum(after < seq <= upto for after, upto in intervals) for seq in seqs if seq <= last]
+    assert set(uses) == {1}
+
+
+@pytest.mark.timeout(900)
+def test_grpo_is_stopped_resumed_and_makes_users_happier(tmp_path):
+    folder = tmp_path / "demo"
+    stopped = demo(folder, "--trainer", "grpo")
+    _wait_for(folder / "training" / "round-1" / "checkpoint-10" / "trainer_state.json", stopped)
+    stopped.send_signal(signal.SIGINT)
+    output, _ = stopped.communicate(timeout=120)
+    assert stopped.returncode == 130, output[-3000:]
+    assert "Traceback" not in output
+    assert "--resume" in output
+    before = _steps_trained(folder)
+    assert before < 40
+
+    output = finish(demo(folder, "--trainer", "grpo", "--resume"))
+    check_result(folder, output, "grpo")
+    check_log(folder)
+
+    shown = finish(demo(folder, "--trainer", "grpo"))
+    assert "policy-0002" in shown
+
+
+@pytest.mark.timeout(900)
+def test_ppo_makes_users_happier(tmp_path):
+    folder = tmp_path / "demo"
+    output = finish(demo(folder, "--trainer", "ppo"))
+    check_result(folder, output, "ppo")
+    check_log(folder)
+
+
+def test_an_unfinished_run_is_not_started_over(tmp_path):
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / "settings.json").write_text(json.dumps({"trainer": "grpo", "seed": 0, "rounds": 1}))
+    process = demo(folder)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "is not finished: go on with it (`--resume`)" in output
+
+
+def test_there_is_nothing_to_resume_in_an_empty_folder(tmp_path):
+    process = demo(tmp_path / "demo", "--resume")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "nothing to resume" in output
+
+
+def _wait_for(path, process):
+    deadline = time.monotonic() + 400
+    while not path.is_file():
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _steps_trained(folder):
+    states = folder.glob("training/round-1/checkpoint-*/trainer_state.json")
+    return max(json.loads(state.read_text())["global_step"] for state in states)

@@ -1,0 +1,150 @@
+"""Every command and snippet of the README, run in its order: on a tiny model, with a few steps, on CPU."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from datasets import Dataset
+
+from feedback import add_comparisons
+from online_trl.store import FeedbackStore
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+# Settings that make a recipe small enough for a test; everything else stays as shipped.
+SMALL = {
+    "max_steps": 2,
+    "per_device_train_batch_size": 4,
+    "num_generations": 4,
+    "gradient_accumulation_steps": 1,
+    "max_completion_length": 8,
+    "refresh_min_pairs": 4,
+    "reward_config": {"per_device_train_batch_size": 4},
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": "none",
+    "num_completions_to_print": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, tiny_policy):
+    """A copy of what the README's reader has, with a tiny model and dataset under the names that it uses."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "recipes", folder / "recipes")
+    shutil.copytree(ROOT / "ds_configs", folder / "ds_configs")
+    for config in (folder / "recipes" / "configs").glob("*.yaml"):
+        content = {**yaml.safe_load(config.read_text()), **SMALL, "model_name_or_path": tiny_policy}
+        config.write_text(yaml.safe_dump(content))
+    rows = [{"prompt": f"Is it {number}?", "chosen": f"yes {number}", "rejected": "no"} for number in range(40)]
+    Dataset.from_list(rows).to_json(folder / "preferences.jsonl")
+    with FeedbackStore(f"sqlite:///{folder / 'feedback.db'}") as store:
+        add_comparisons(store, 40)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(workplace, tiny_policy):
+    """The server of the README, on a free port."""
+    command = [*_command(_block("online-trl serve"), tiny_policy), "--port", "0"]
+    log = (workplace / "server.log").open("w")
+    process = subprocess.Popen(command, cwd=workplace, stdout=log, stderr=log, env=_environment(workplace))
+    try:
+        yield _address(process, workplace / "server.log")
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        log.close()
+
+
+def test_the_two_commands_are_targets_of_the_makefile():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", _block("make demo"), re.MULTILINE):
+        assert f"\n{target}:" in makefile
+
+
+def test_serve_and_collect(server, workplace):
+    snippet = _block("from openai import OpenAI").replace("http://127.0.0.1:8000", server)
+    with FeedbackStore(f"sqlite:///{workplace / 'feedback.db'}") as store:
+        before = store.summary().feedback_by_kind.get("binary", 0)
+        exec(compile(snippet, "README.md", "exec"), {})
+        assert store.summary().feedback_by_kind["binary"] == before + 1
+    assert httpx.get(f"{server}/v1/models").status_code == 200
+
+
+def test_the_trainer_in_python(workplace, tiny_policy, monkeypatch):
+    monkeypatch.chdir(workplace)
+    snippet = _block("OnlineGRPOTrainer(").replace("Qwen/Qwen2.5-0.5B-Instruct", tiny_policy)
+    small = "use_cpu=True, bf16=False, report_to='none', max_completion_length=8, "
+    snippet = snippet.replace("max_steps=100, refresh_steps=25", f"max_steps=2, refresh_steps=1, {small}")
+    names = {}
+    exec(compile(snippet, "README.md", "exec"), names)
+    assert names["trainer"].state.global_step == 2
+    assert names["trainer"].live_reward.version is not None
+
+
+@pytest.mark.parametrize("marker", ["--seed_preferences", "--reward_funcs", "accelerate_zero3.yaml"])
+@pytest.mark.timeout(300)
+def test_the_recipes(marker, workplace, tiny_policy):
+    (workplace / "my_rewards.py").write_text(_block("def brevity"))
+    block = _block(marker).replace("accelerate_zero3.yaml", "accelerate_zero3_cpu.yaml")
+    command = _command(block.replace("trl-lib/ultrafeedback_binarized", "preferences.jsonl"), tiny_policy)
+    output = workplace / f"outputs-{marker.strip('-')}"
+    finished = subprocess.run(
+        [*command, "--output_dir", str(output)],
+        cwd=workplace,
+        env=_environment(workplace),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert (output / "model.safetensors").is_file()
+
+
+def test_bring_your_own_dataset(workplace, tiny_policy):
+    for line in _block("online-trl import").strip().splitlines():
+        subprocess.run(_command(line, tiny_policy), cwd=workplace, check=True, env=_environment(workplace))
+    exported = Dataset.from_parquet(str(workplace / "exported.parquet"))
+    assert {"prompt", "chosen", "rejected"} <= set(exported.column_names)
+    assert len(exported) >= 40
+
+
+def test_every_block_is_run_by_one_of_these_tests():
+    run = ("make demo", "online-trl serve", "OpenAI", "OnlineGRPOTrainer(", "def brevity", "accelerate launch")
+    run += ("online-trl import", "online-trl demo")
+    assert all(any(marker in code for marker in run) for _, code in BLOCKS)
+
+
+def _block(marker):
+    (code,) = [code for _, code in BLOCKS if marker in code]
+    return code
+
+
+def _command(block, model):
+    """A shell command of the README as a list, run by this interpreter."""
+    words = block.replace("\\\n", " ").replace("Qwen/Qwen2.5-0.5B-Instruct", model).split()
+    modules = {"accelerate": "accelerate.commands.accelerate_cli", "online-trl": "online_trl.cli"}
+    return [sys.executable, "-m", modules[words[0]], *words[1:]]
+
+
+def _environment(workplace):
+    paths = [str(workplace), str(ROOT)]
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _address(process, log):
+    deadline = time.monotonic() + 120
+    while not (found := re.search(r"at (http://\S+)", log.read_text())):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found[1]
