@@ -25,10 +25,22 @@ ITEMS = (
 INSTRUCTIONS: dict[str, tuple[str, str]] = {
     "order": ("Choose the {item} in our shop and press buy.", "Add the {item} to your basket and pay online."),
     "return": ("Pack the {item} in its box and post it back.", "Print a label and hand in the {item} at any shop."),
-    "repair": ("Bring the {item} and its receipt to our workshop.", "Book a visit and we will fix the {item} at home."),
-    "track": ("Enter the number of the {item} on our parcel page.", "Open the delivery map to see where the {item} is."),
-    "cancel": ("Open your orders and press stop beside the {item}.", "Call us before noon to take the {item} off your bill."),
-    "exchange": ("Send back the {item} and name the model you want.", "Swap the {item} for another model at any shop."),
+    "repair": (
+        "Bring the {item} and its receipt to our workshop.",
+        "Book a visit and we will fix the {item} at home.",
+    ),
+    "track": (
+        "Enter the number of the {item} on our parcel page.",
+        "Open the delivery map to see where the {item} is.",
+    ),
+    "cancel": (
+        "Open your orders and press stop beside the {item}.",
+        "Call us before noon to take the {item} off your bill.",
+    ),
+    "exchange": (
+        "Send back the {item} and name the model you want.",
+        "Swap the {item} for another model at any shop.",
+    ),
     "clean": ("Wipe the {item} with a soft cloth and some water.", "Brush the dust off the {item} and let it dry."),
     "insure": ("Fill in the cover form and add the {item} to it.", "Tell our agent the price of the {item} and sign."),
 }
@@ -44,7 +56,10 @@ QUESTION_FORMS = (
 MANNERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "polite": (("Happy to help!", "Thank you for asking."), ("Happy to help again!", "Thank you for writing.")),
     "plain": ((), ()),
-    "blunt": (("Read the manual first.", "Everybody knows that."), ("Read the manual next time.", "Do not ask again.")),
+    "blunt": (
+        ("Read the manual first.", "Everybody knows that."),
+        ("Read the manual next time.", "Do not ask again."),
+    ),
 }
 HEDGED_STARTS = ("Maybe you could", "I think you could", "Perhaps you could")
 HEDGED_CLOSINGS = ("But I could be wrong.", "It could also fail.")
@@ -84,7 +99,7 @@ class Question:
 @dataclass(frozen=True, slots=True)
 class Style:
     """
-    How a question is answered. The defaults are the best that this world has to offer.
+    How a question is answered. The defaults have no fault but that a courtesy may be said twice.
 
     Args:
         manner (`str`, *optional*, defaults to `"polite"`):
@@ -174,7 +189,9 @@ def read_question(text: str) -> Question:
     """
     question = _questions_by_text().get(text.strip())
     if question is None:
-        raise ValueError(f"{text!r} is not a question of the simulated help desk, such as {Question('return', 'lamp').text!r}")
+        raise ValueError(
+            f"{text!r} is not a question of the simulated help desk, such as {Question('return', 'lamp').text!r}"
+        )
     return question
 
 

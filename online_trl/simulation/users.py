@@ -119,9 +119,7 @@ class SimulatedUsers:
         self._pending = state_dir / "pending.jsonl"
         self._lock = threading.Lock()
         state_dir.mkdir(parents=True, exist_ok=True)
-        self._client = httpx.Client(
-            base_url=base_url, timeout=120.0, transport=httpx.HTTPTransport(retries=3)
-        )
+        self._client = httpx.Client(base_url=base_url, timeout=120.0, transport=httpx.HTTPTransport(retries=3))
 
     def chat(self, n_sessions: int, round: int, *, progress: Callable[[int, int], None] | None = None) -> None:
         """
