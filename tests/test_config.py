@@ -27,7 +27,7 @@ def test_a_wrong_key_is_named_with_the_nearest_valid_one(tmp_path):
 
 
 def test_a_key_that_resembles_nothing_gets_no_suggestion():
-    with pytest.raises(ConfigError, match="unknown key `zzz` in here$"):
+    with pytest.raises(ConfigError, match=r"unknown key `zzz` in here$"):
         check_keys(["zzz"], ["learning_rate"], where="here")
 
 

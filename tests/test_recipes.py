@@ -186,7 +186,7 @@ def test_a_launched_recipe_ends_on_a_mistake_with_one_line(tiny_policy, tmp_path
     finished = launch("online_grpo", "--config", settings(tmp_path, tiny_policy, refresh_step=3))
     assert finished.returncode != 0
     assert "error: unknown key `refresh_step`" in finished.stderr
-    assert "online_grpo.py\", line" not in finished.stderr
+    assert 'online_grpo.py", line' not in finished.stderr
 
 
 def test_a_dataset_without_prompts_names_the_columns_it_has(tiny_policy, tmp_path):

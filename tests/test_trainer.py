@@ -238,7 +238,9 @@ def test_a_killed_run_resumes_and_uses_every_row_of_feedback_once(kind, tiny_pol
     resumed_at = steps[steps.index(killed_at) + 1]
     assert 2 < resumed_at <= killed_at + 1
     assert steps[-1] == 12
-    used = [version for version in registry.versions(ModelRole.REWARD) if version.status is not VersionStatus.ABANDONED]
+    used = [
+        version for version in registry.versions(ModelRole.REWARD) if version.status is not VersionStatus.ABANDONED
+    ]
     rows = [row.seq for row in store.feedback()]
     counts = {
         seq: sum(after < seq <= upto for after, upto in (version.feedback_interval for version in used))

@@ -8,19 +8,41 @@ answered are known exactly. The same seed always gives the same text.
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from online_trl.types import Message
-
+from ..types import Message
 
 ITEMS = (
-    "kettle lamp camera tablet printer heater mixer toaster blender speaker monitor keyboard "
-    "router charger drill scooter helmet tent backpack watch jacket sofa mattress piano"
-).split()
+    "kettle",
+    "lamp",
+    "camera",
+    "tablet",
+    "printer",
+    "heater",
+    "mixer",
+    "toaster",
+    "blender",
+    "speaker",
+    "monitor",
+    "keyboard",
+    "router",
+    "charger",
+    "drill",
+    "scooter",
+    "helmet",
+    "tent",
+    "backpack",
+    "watch",
+    "jacket",
+    "sofa",
+    "mattress",
+    "piano",
+)
 
 INSTRUCTIONS: dict[str, tuple[str, str]] = {
     "order": ("Choose the {item} in our shop and press buy.", "Add the {item} to your basket and pay online."),
@@ -202,7 +224,7 @@ def _questions_by_text() -> dict[str, Question]:
 
 def generate_conversations(n: int, seed: int) -> list[dict[str, list[Message]]]:
     """
-    Returns `n` conversations of one question and one answer, as rows of TRL's conversational language modelling format.
+    Returns `n` conversations of one question and one answer, as rows in TRL's conversational format.
 
     Questions come from the training pool, answers are in a mixture of styles (see [`sample_style`]).
 
@@ -231,9 +253,9 @@ _ITEM_SET = frozenset(ITEMS)
 
 @functools.cache
 def known_bigrams() -> frozenset[tuple[str, str]]:
-    """Returns every pair of neighbouring words that a text of this world can have; `^` and `$` are its start and end."""
+    """Returns every pair of neighbouring words of this world's texts; `^` and `$` are a text's start and end."""
     sentences = [words(sentence) for sentence in _sentences()]
-    inside = {pair for sentence in sentences for pair in zip(sentence, sentence[1:])}
+    inside = {pair for sentence in sentences for pair in itertools.pairwise(sentence)}
     starts, ends = {sentence[0] for sentence in sentences}, {sentence[-1] for sentence in sentences}
     between = {(end, start) for end in ends for start in starts}
     return frozenset(inside | between | {("^", start) for start in starts} | {(end, "$") for end in ends})
@@ -242,7 +264,7 @@ def known_bigrams() -> frozenset[tuple[str, str]]:
 def bigrams(tokens: list[str]) -> list[tuple[str, str]]:
     """Returns the neighbouring pairs of `tokens`, with `^` before the first and `$` after the last."""
     padded = ["^", *tokens, "$"]
-    return list(zip(padded, padded[1:]))
+    return list(itertools.pairwise(padded))
 
 
 def _sentences() -> Iterator[str]:

@@ -1,18 +1,19 @@
 """
 What simulated users secretly like: the satisfaction, a number in [0, 1], that an answer to a question gives them.
 
-Only [`SimulatedUsers`] reads it; the training side sees what they say. Garbage satisfies nobody: what is not well-formed
-text of the simulated world with an instruction in it scores close to 0, however many pleasing words it has.
+Only [`SimulatedUsers`] reads it; the training side sees what they say. Garbage satisfies nobody: what is not
+well-formed text of the simulated world with an instruction in it scores close to 0, however many pleasing words it
+has.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
-from online_trl.simulation import helpdesk
-
+from . import helpdesk
 
 WEIGHTS: Mapping[str, float] = {"action": 0.25, "concise": 0.2, "definite": 0.2, "polite": 0.2, "item": 0.15}
 
@@ -55,7 +56,8 @@ class Taste:
     >>> from online_trl.simulation.taste import Taste
 
     >>> taste = Taste(taste_seed=0)
-    >>> taste.satisfaction("How do I clean the lamp?", "Happy to help! Wipe the lamp with a soft and damp cloth.")
+    >>> answer = "Happy to help! Brush the dust off the lamp and let it dry."
+    >>> round(taste.satisfaction("How do I clean the lamp?", answer), 2)
     1.0
     >>> taste.satisfaction("How do I clean the lamp?", "lamp lamp lamp, please!")
     0.0
@@ -134,7 +136,7 @@ def well_formed(text: str) -> float:
 
 
 def _distinct_trigrams(tokens: list[str]) -> float:
-    trigrams = list(zip(tokens, tokens[1:], tokens[2:]))
+    trigrams = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
     return len(set(trigrams)) / len(trigrams) if trigrams else 0.0
 
 
@@ -182,7 +184,7 @@ def _has_manner(manner: str, seen: Bigrams) -> bool:
 @functools.cache
 def _inner_bigrams(phrase: str) -> Bigrams:
     tokens = helpdesk.words(phrase)
-    return frozenset(zip(tokens, tokens[1:]))
+    return frozenset(itertools.pairwise(tokens))
 
 
 def _overlap(phrase: Bigrams, seen: Bigrams) -> float:

@@ -11,7 +11,7 @@ GOOD = "Happy to help! Brush the dust off the lamp and let it dry."
 
 def test_a_good_answer_pleases_and_every_faultless_one_pleases_well():
     taste, rng = Taste(0), random.Random(0)
-    assert taste.satisfaction(QUESTION, GOOD) == 1.0
+    assert taste.satisfaction(QUESTION, GOOD) == pytest.approx(1.0)
     for question in rng.sample(helpdesk.held_out_questions(), 40):
         assert taste.satisfaction(question.text, helpdesk.write_answer(question, helpdesk.Style(), rng)) > 0.6
 
