@@ -9,6 +9,7 @@ demo: .venv/installed-demo
 test: .venv/installed-test
 	$(MAKE) lint
 	$(BIN)/pytest
+	PYTHONPATH=.venv/trl-oldest $(BIN)/pytest tests/test_trainer.py
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
@@ -17,11 +18,13 @@ lint: .venv/installed-test
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-# torch comes first and on its own: its pin decides whether the CPU build or a CUDA build is taken.
+# The trainers are tested at both ends of the TRL range: at the pinned release, and at the oldest supported one, which
+# lies in a folder of its own. torch comes first and on its own: its pin decides whether the CPU build or a CUDA build is taken.
 .venv/installed-%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.$(if $(filter test,$*),[test])'
+	$(if $(filter test,$*),$(BIN)/pip install --quiet --no-deps --upgrade --target .venv/trl-oldest trl==1.12.0)
 	touch $@
 
 clean:

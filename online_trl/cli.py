@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         `int`: Exit status: 0 when it did what was asked, 2 when something in the request was wrong, 130 after Ctrl-C.
     """
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         args.run(args)
     except (ConfigError, DatasetFormatError, StoreError, RegistryError, InvalidRecordError) as error:
@@ -42,17 +42,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line."""
+    root = argparse.ArgumentParser(
         prog="online-trl", description="Train a deployed language model on what its users say about it."
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_demo(commands.add_parser("demo", help="the whole loop on this machine, with simulated users"))
     _add_serve(commands.add_parser("serve", help="serve a policy and collect feedback"))
     _add_import(commands.add_parser("import", help="put a preference dataset into the log"))
     _add_export(commands.add_parser("export", help="write the log as a dataset for any TRL trainer"))
     _add_status(commands.add_parser("status", help="what is in the log, which versions exist, which are live"))
-    return parser
+    return root
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ import yaml
 from datasets import Dataset
 
 from feedback import add_comparisons
+from online_trl import cli
 from online_trl.store import FeedbackStore
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +70,12 @@ def test_the_two_commands_are_targets_of_the_makefile():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", _block("make demo"), re.MULTILINE):
         assert f"\n{target}:" in makefile
+
+
+def test_the_demo_of_the_readme_is_one_that_exists():
+    """It is run for real, for one round, in `end_to_end/test_demo.py`."""
+    arguments = cli.parser().parse_args(_block("online-trl demo").split()[1:])
+    assert (arguments.trainer, arguments.seed, arguments.resume) == ("ppo", 1, False)
 
 
 def test_serve_and_collect(server, workplace):

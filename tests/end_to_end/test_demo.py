@@ -13,9 +13,9 @@ from online_trl.registry import ModelRegistry
 from online_trl.store import FeedbackStore
 from online_trl.types import ModelRole, VersionStatus
 
-# Satisfaction of seed 0 after one round, less that of the base. Runs vary a little, since users chat while the policy
-# trains; ten runs gave 0.10 and more.
-MARGIN = 0.05
+# Least gain in satisfaction after one round. Runs vary, since users chat while the policy trains; each run that the
+# README reports gained 0.15 or more in its first round.
+MARGIN = 0.08
 
 
 def demo(folder, *arguments):
