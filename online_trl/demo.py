@@ -6,6 +6,7 @@ The training side never sees what the users like; it sees the feedback log.
 from __future__ import annotations
 
 import json
+import os
 import time
 import warnings
 from pathlib import Path
@@ -96,7 +97,7 @@ def run_demo(*, trainer: str, seed: int, rounds: int, output_dir: Path, resume: 
         trainer=trainer, rounds=rounds, sessions=_SESSIONS, seed=seed, training={**_COMMON, **_TRAINING[trainer]}
     )
     state = _open_run(output_dir, {"trainer": trainer, "seed": seed, "rounds": rounds}, resume=resume)
-    _quiet()
+    _prepare_process()
     console = Console()
     store_url = f"sqlite:///{output_dir / 'feedback.db'}"
     registry = ModelRegistry(output_dir / "registry")
@@ -246,11 +247,13 @@ def _make_base_policy(registry: ModelRegistry, folder: Path, seed: int, display:
     display.update("base/policy", 1.0)
 
 
-def _quiet() -> None:
-    """The demo shows its own progress; the server needs a core of its own."""
+def _prepare_process() -> None:
+    """The demo shows its own progress, and keeps to one thread in each of its processes."""
+    # So small a model gains nothing from more, and two processes that each take all cores wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
     # TRL's own defaults, which the newest transformers calls by other names.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    torch.set_num_threads(1)

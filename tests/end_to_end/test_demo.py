@@ -1,7 +1,6 @@
 """The demo as a user runs it: real processes, real HTTP, one round of it."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,11 +17,22 @@ from online_trl.types import ModelRole, VersionStatus
 MARGIN = 0.08
 
 
-def demo(folder, *arguments):
-    command = [sys.executable, "-m", "online_trl.cli", "demo", "--rounds", "1", "--output-dir", str(folder)]
-    return subprocess.Popen(
-        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ}
-    )
+@pytest.fixture
+def demo():
+    """Starts demos; what is still running in the end is killed."""
+    started = []
+
+    def start(folder, *arguments):
+        command = [sys.executable, "-m", "online_trl.cli", "demo", "--rounds", "1", "--output-dir", str(folder)]
+        started.append(
+            subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def finish(process):
@@ -62,7 +72,7 @@ def check_log(folder):
 
 
 @pytest.mark.timeout(900)
-def test_grpo_is_stopped_resumed_and_makes_users_happier(tmp_path):
+def test_grpo_is_stopped_resumed_and_makes_users_happier(demo, tmp_path):
     folder = tmp_path / "demo"
     stopped = demo(folder, "--trainer", "grpo")
     _wait_for(folder / "training" / "round-1" / "checkpoint-10" / "trainer_state.json", stopped)
@@ -83,14 +93,14 @@ def test_grpo_is_stopped_resumed_and_makes_users_happier(tmp_path):
 
 
 @pytest.mark.timeout(900)
-def test_ppo_makes_users_happier(tmp_path):
+def test_ppo_makes_users_happier(demo, tmp_path):
     folder = tmp_path / "demo"
     output = finish(demo(folder, "--trainer", "ppo"))
     check_result(folder, output, "ppo")
     check_log(folder)
 
 
-def test_an_unfinished_run_is_not_started_over(tmp_path):
+def test_an_unfinished_run_is_not_started_over(demo, tmp_path):
     folder = tmp_path / "demo"
     folder.mkdir()
     (folder / "settings.json").write_text(json.dumps({"trainer": "grpo", "seed": 0, "rounds": 1}))
@@ -100,7 +110,7 @@ def test_an_unfinished_run_is_not_started_over(tmp_path):
     assert "is not finished: go on with it (`--resume`)" in output
 
 
-def test_there_is_nothing_to_resume_in_an_empty_folder(tmp_path):
+def test_there_is_nothing_to_resume_in_an_empty_folder(demo, tmp_path):
     process = demo(tmp_path / "demo", "--resume")
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2
