@@ -57,7 +57,7 @@ class RefreshCallback(TrainerCallback):
 
     Raises:
         [`~online_trl.config.ConfigError`]: when training begins, if there is no version and too little feedback for a
-            first one.
+            first one, or the first one is refused.
     """
 
     def __init__(
@@ -95,9 +95,9 @@ class RefreshCallback(TrainerCallback):
                 "`online-trl import`, or lower `refresh_min_pairs`"
             )
         if not self.refresher.is_ready:
-            raise RuntimeError(
-                f"the first reward model, trained on {self.refresher.trainable(batch)} pairs, was refused: it is not "
-                "better than chance on held-out feedback. Collect more feedback, or train it longer (`reward_config`)"
+            raise ConfigError(
+                f"the first reward model, trained on {self.refresher.trainable(batch)} pairs, was refused: it is "
+                "worse than chance on held-out feedback. Collect more feedback, or train it otherwise (`reward_config`)"
             )
 
     def on_step_end(

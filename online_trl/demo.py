@@ -141,8 +141,11 @@ def _go_round(
     state: LoopState,
     display: _Display,
 ) -> None:
-    with ServerProcess(store_url=store.url, registry_root=registry.root, log=output_dir / "server.log") as server:
-        users = SimulatedUsers(server.url, Taste(settings.seed), seed=settings.seed, state_dir=output_dir / "users")
+    state_dir = output_dir / "users"
+    with (
+        ServerProcess(store_url=store.url, registry_root=registry.root, log=output_dir / "server.log") as server,
+        SimulatedUsers(server.url, Taste(settings.seed), seed=settings.seed, state_dir=state_dir) as users,
+    ):
         OnlineLoop(
             store=store,
             registry=registry,

@@ -32,7 +32,8 @@ def reward_gate(
     The accuracies on the same pairs are compared by a paired bootstrap: the candidate is refused if its accuracy is
     lower by more than `tolerance` at the given level. With fewer than `min_pairs` pairs a bootstrap says nothing: then
     the first version is accepted as it is, and a later one if its accuracy is lower by no more than `tolerance`.
-    Without any pair a later one is refused.
+    Without any pair a later one is refused. The first version, which nothing stands behind, is refused only if its
+    accuracy is below `min_accuracy` at the given level.
 
     Args:
         candidate_margins (`Sequence[float]`):
@@ -44,8 +45,8 @@ def reward_gate(
         tolerance (`float`, *optional*, defaults to `0.0`):
             Loss of accuracy that is accepted, for the sake of fresher data.
         min_accuracy (`float`, *optional*, defaults to `0.5`):
-            Accuracy below which no candidate is accepted, except to replace one that is right no more often: when
-            taste turns, the less wrong of two models is the better one.
+            Accuracy below which no later candidate is accepted, except to replace one that is right no more often:
+            when taste turns, the less wrong of two models is the better one.
         min_pairs (`int`, *optional*, defaults to `20`):
             Pairs needed for the bootstrap.
 
@@ -61,7 +62,7 @@ def reward_gate(
         check = GateCheck("broken_scores", broken, 0, False)
         return GateDecision(False, f"refused: {broken} of {candidate.size} scores are not finite numbers", (check,))
     if live_margins is None:
-        return _first_reward(_correct(candidate), min_accuracy, min_pairs)
+        return _first_reward(_correct(candidate), level, min_accuracy, min_pairs)
     live = np.asarray(live_margins, dtype=float)
     if live.shape != candidate.shape:
         raise ValueError(
@@ -147,14 +148,19 @@ def _correct(margins: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(margins > 0, 1.0, np.where(margins == 0, 0.5, 0.0))
 
 
-def _first_reward(correct: NDArray[np.float64], min_accuracy: float, min_pairs: int) -> GateDecision:
+def _first_reward(correct: NDArray[np.float64], level: float, min_accuracy: float, min_pairs: int) -> GateDecision:
     if correct.size < min_pairs:
         return GateDecision(
             True, f"accepted: the first version, and {correct.size} held-out pairs are too few to judge it by"
         )
     accuracy = float(correct.mean())
-    check = GateCheck("accuracy", accuracy, min_accuracy, accuracy >= min_accuracy)
-    refusal = f"the accuracy {accuracy:.2f} on {correct.size} held-out pairs is below {min_accuracy:.2f}"
+    # There is nothing to fall back on, so only what is worse than chance beyond noise is turned away.
+    best_case = _upper_bound(correct, level)
+    check = GateCheck("accuracy", best_case, min_accuracy, best_case >= min_accuracy)
+    refusal = (
+        f"the accuracy {accuracy:.2f} on {correct.size} held-out pairs, {best_case:.2f} at best, is below "
+        f"{min_accuracy:.2f}"
+    )
     return _decide([(check, refusal)], f"the first version, accuracy {accuracy:.2f} on {correct.size} held-out pairs")
 
 

@@ -73,7 +73,7 @@ def test_the_two_commands_are_targets_of_the_makefile():
 
 
 def test_the_demo_of_the_readme_is_one_that_exists():
-    """It is run for real, for one round, in `end_to_end/test_demo.py`."""
+    """It is run for real, for two rounds, in `end_to_end/test_demo.py`."""
     arguments = cli.parser().parse_args(_block("online-trl demo").split()[1:])
     assert (arguments.trainer, arguments.seed, arguments.resume) == ("ppo", 1, False)
 

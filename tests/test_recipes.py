@@ -37,10 +37,10 @@ def settings(folder, model, **more):
         "reward_funcs": ["live"],
         "fresh_prompt_fraction": 1.0,
         "refresh_steps": 3,
-        "refresh_min_pairs": 4,
+        "refresh_min_pairs": 1,
         "reward_config": {"learning_rate": 1e-3, "per_device_train_batch_size": 8},
         "output_dir": str(folder / "out"),
-        "max_steps": 6,
+        "max_steps": 9,
         "per_device_train_batch_size": 4,
         "num_generations": 8,
         "num_iterations": 1,
@@ -91,7 +91,7 @@ class Writer(threading.Thread):
 
     def run(self):
         number = 0
-        while not self.stop.wait(0.2):
+        while not self.stop.wait(0.02):
             add_comparisons(self.store, 2, prompt="fresh", start=1000 + 2 * number)
             number += 1
 
@@ -113,7 +113,7 @@ def test_two_processes_train_on_one_view_of_a_growing_log(recipe, accelerate_con
     assert finished.returncode == 0, finished.stderr[-3000:]
 
     tables = [pandas.read_parquet(path) for path in sorted((tmp_path / "out" / "completions").glob("*.parquet"))]
-    assert len(tables) == 6
+    assert len(tables) == 9
     for table in tables:
         assert len(table) == 8  # four completions of each process
         assert len({json.dumps(list(prompt), default=str) for prompt in table["prompt"]}) == 1
@@ -122,7 +122,7 @@ def test_two_processes_train_on_one_view_of_a_growing_log(recipe, accelerate_con
 
     registry = ModelRegistry(tmp_path / "registry")
     rewards = registry.versions(ModelRole.REWARD)
-    assert len(rewards) == 3
+    assert len(rewards) >= 2
     in_service = [version.name for version in rewards if version.status is not VersionStatus.REFUSED]
     used = list(dict.fromkeys(table["reward_version"][0] for table in tables))
     assert len(used) >= 2

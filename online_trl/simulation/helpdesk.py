@@ -68,8 +68,6 @@ INSTRUCTIONS: dict[str, tuple[str, str]] = {
 }
 ACTIONS = tuple(INSTRUCTIONS)
 
-TURNS = 2
-
 QUESTION_FORMS = (
     "How do I {action} the {item}?",
     "Can you help me {action} the {item}?",

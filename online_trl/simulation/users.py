@@ -81,7 +81,7 @@ class _Session:
 
 class SimulatedUsers:
     """
-    Users of a server.
+    Users of a server; a context manager that closes their connections in the end.
 
     Args:
         base_url (`str`):
@@ -120,6 +120,16 @@ class SimulatedUsers:
         self._lock = threading.Lock()
         state_dir.mkdir(parents=True, exist_ok=True)
         self._client = httpx.Client(base_url=base_url, timeout=120.0, transport=httpx.HTTPTransport(retries=3))
+
+    def __enter__(self) -> SimulatedUsers:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections to the server."""
+        self._client.close()
 
     def chat(self, n_sessions: int, round: int, *, progress: Callable[[int, int], None] | None = None) -> None:
         """

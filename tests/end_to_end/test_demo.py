@@ -1,4 +1,4 @@
-"""The demo as a user runs it: real processes, real HTTP, one round of it."""
+"""The demo as a user runs it: real processes, real HTTP, two rounds of it."""
 
 import json
 import signal
@@ -12,9 +12,9 @@ from online_trl.registry import ModelRegistry
 from online_trl.store import FeedbackStore
 from online_trl.types import ModelRole, VersionStatus
 
-# Least gain in satisfaction after one round. Runs vary, since users chat while the policy trains; each run that the
-# README reports gained 0.15 or more in its first round.
-MARGIN = 0.08
+# Least gain in satisfaction after two rounds. Runs vary, since users chat while the policy trains; each run that the
+# README reports had gained more than twice as much by then.
+MARGIN = 0.1
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def demo():
     started = []
 
     def start(folder, *arguments):
-        command = [sys.executable, "-m", "online_trl.cli", "demo", "--rounds", "1", "--output-dir", str(folder)]
+        command = [sys.executable, "-m", "online_trl.cli", "demo", "--rounds", "2", "--output-dir", str(folder)]
         started.append(
             subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         )
@@ -54,7 +54,7 @@ def check_result(folder, output, trainer):
     assert len(last["reward_versions"]) >= 2
     page = (folder / "report.html").read_text()
     assert last["policy_version"] in page
-    assert "policy-0002" in output
+    assert last["policy_version"] in output
 
 
 def check_log(folder):
@@ -89,7 +89,7 @@ def test_grpo_is_stopped_resumed_and_makes_users_happier(demo, tmp_path):
     check_log(folder)
 
     shown = finish(demo(folder, "--trainer", "grpo"))
-    assert "policy-0002" in shown
+    assert "policy-0003" in shown
 
 
 @pytest.mark.timeout(900)
@@ -103,7 +103,7 @@ def test_ppo_makes_users_happier(demo, tmp_path):
 def test_an_unfinished_run_is_not_started_over(demo, tmp_path):
     folder = tmp_path / "demo"
     folder.mkdir()
-    (folder / "settings.json").write_text(json.dumps({"trainer": "grpo", "seed": 0, "rounds": 1}))
+    (folder / "settings.json").write_text(json.dumps({"trainer": "grpo", "seed": 0, "rounds": 2}))
     process = demo(folder)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2
