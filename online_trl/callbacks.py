@@ -97,7 +97,7 @@ class RefreshCallback(TrainerCallback):
         if not self.refresher.is_ready:
             raise ConfigError(
                 f"the first reward model, trained on {self.refresher.trainable(batch)} pairs, was refused: it is "
-                "worse than chance on held-out feedback. Collect more feedback, or train it otherwise (`reward_config`)"
+                "worse than chance on held-out feedback. Collect more, or train it otherwise (`reward_config`)"
             )
 
     def on_step_end(
