@@ -84,7 +84,7 @@ def test_users_go_on_chatting_until_they_are_told_to_stop(deployment, users):
     assert deployment.store.interactions(purpose=Purpose.CHAT)
 
 
-def test_most_answers_get_no_feedback():
+def test_most_conversations_end_without_feedback():
     mixture = Mixture()
     kinds = Counter(mixture.draw(random.Random(number)) for number in range(10_000))
     answers = sum({"comparison": 2, "ranking": 4}.get(kind or "", 1) * count for kind, count in kinds.items())
