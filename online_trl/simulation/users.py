@@ -1,9 +1,9 @@
 """Simulated users who chat with a deployed policy and react, over HTTP, as people would.
 
 Most conversations end without a word, some in a thumb, a comparison, a ranking, a rating, a correction, a signal;
-noisy, and some of it late. What they like is hidden in a [`Taste`] that nothing on the training side reads. Everything that is drawn
-depends on the seed and the number of the session alone, and feedback carries keys made of them: a round that was
-interrupted can be held again, and nothing is stored twice.
+noisy, and some of it late. What they like is hidden in a [`Taste`] that nothing on the training side reads. Everything
+that is drawn depends on the seed and the number of the session alone, and feedback carries keys made of them: a round
+that was interrupted can be held again, and nothing is stored twice.
 """
 
 from __future__ import annotations
