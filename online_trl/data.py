@@ -13,13 +13,12 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from .preferences import PreferenceBatch, read_preferences
 from .store import FeedbackStore
 from .types import Interaction, Message, Purpose
 
-T = TypeVar("T")
 Row = dict[str, Any]
 
 # How many of the newest interactions are looked through for distinct prompts, per prompt that is wanted.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from . import evaluation
 from .gates import promotion_gate
+from .preferences import standing_feedback
 from .reference import ReferencePolicy
 from .registry import ModelRegistry
 from .report import RunReport
@@ -162,7 +163,7 @@ class Measurement:
 
     def _scores(self) -> dict[str, float]:
         rated = (FeedbackKind.BINARY, FeedbackKind.RATING)
-        rows = [row for row in self.store.feedback() if row.kind in rated and row.value is not None]
+        rows = [row for row in standing_feedback(self.store.feedback()) if row.kind in rated]
         return {row.interaction_ids[0]: row.score for row in rows}
 
 
