@@ -63,6 +63,33 @@ class FeedbackSource(str, Enum):
     IMPLICIT = "implicit"
 
 
+class Scope(str, Enum):
+    """What the holder of an API key may do. `ADMIN` includes the others."""
+
+    CHAT = "chat"
+    """Ask for answers."""
+    FEEDBACK = "feedback"
+    """Say something about answers. A key with this scope alone may be published in a web page."""
+    TRAIN = "train"
+    """Read the log."""
+    ADMIN = "admin"
+    """Erase, release from quarantine, read the metrics, and everything else."""
+
+
+class QuarantineReason(str, Enum):
+    """Why feedback waits for somebody to look at it before anything is learned from it."""
+
+    BURST = "burst"
+    NEAR_DUPLICATE = "near_duplicate"
+
+
+class ErasedSubject(str, Enum):
+    """What was erased from the log."""
+
+    USER = "user"
+    INTERACTION = "interaction"
+
+
 class InvalidRecordError(ValueError):
     """A record contradicts itself; the message names the field, the value and what would be accepted."""
 
@@ -93,6 +120,14 @@ class Interaction:
             Token ids of the completion, as the engine sampled them.
         logprobs (`list[float]`, *optional*):
             Log-probability of each token of `completion_ids` under the sampling distribution, in nats.
+        template_hash (`str`, *optional*), weights_hash (`str`, *optional*):
+            SHA-256 of the chat template and of the weights that answered, where the engine knows them.
+        upstream_id (`str`, *optional*):
+            Id that an upstream server gave its completion; feedback may name the interaction by it.
+        parent_id (`str`, *optional*):
+            The interaction whose answer this one's prompt goes on from.
+        regenerates (`str`, *optional*):
+            The earlier answer to the same turn of the conversation that the user asked to be replaced by this one.
         created_at (`datetime`, *optional*):
             Timezone-aware creation time. Defaults to now.
         interaction_id (`str`, *optional*):
@@ -114,6 +149,11 @@ class Interaction:
     prompt_ids: list[int] | None = None
     completion_ids: list[int] | None = None
     logprobs: list[float] | None = None
+    template_hash: str | None = None
+    weights_hash: str | None = None
+    upstream_id: str | None = None
+    parent_id: str | None = None
+    regenerates: str | None = None
     created_at: datetime = field(default_factory=utcnow)
     interaction_id: str = field(default_factory=new_id)
     seq: int | None = None
@@ -153,6 +193,8 @@ class Feedback:
             Free text beside the statement.
         tags (`dict[str, str]`, *optional*):
             Labels of the sender, kept as they are.
+        session_id (`str`, *optional*):
+            Conversation it was said in, if the sender names one.
         supersedes (`str`, *optional*):
             `feedback_id` of an earlier row that this one replaces (or, with `value=None`, takes back).
         idempotency_key (`str`, *optional*):
@@ -175,6 +217,7 @@ class Feedback:
     source: FeedbackSource = FeedbackSource.HUMAN
     comment: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    session_id: str | None = None
     supersedes: str | None = None
     idempotency_key: str = ""
     created_at: datetime = field(default_factory=utcnow)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 
 # Its own name, so that the log can share a PostgreSQL database with an application that uses Alembic too.
 VERSION_TABLE = "online_trl_version"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from enum import Enum
 
 import sqlalchemy as sa
 
-from ..types import FeedbackKind, FeedbackSource, Purpose
+from ..types import ErasedSubject, FeedbackKind, FeedbackSource, Purpose, QuarantineReason
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
@@ -24,7 +25,7 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
         return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
 
 
-def _enum(kind: type[Purpose] | type[FeedbackKind] | type[FeedbackSource]) -> sa.Enum:
+def _enum(kind: type[Enum]) -> sa.Enum:
     return sa.Enum(kind, values_callable=lambda members: [m.value for m in members], native_enum=False, length=16)
 
 
@@ -58,6 +59,13 @@ interactions = sa.Table(
     sa.Column("completion_ids", _JSON),
     sa.Column("logprobs", _JSON),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("template_hash", sa.String(64)),
+    sa.Column("weights_hash", sa.String(64)),
+    sa.Column("upstream_id", sa.Text, index=True),
+    sa.Column("parent_id", sa.Text),
+    sa.Column("regenerates", sa.Text),
+    sa.Column("reply_key", sa.String(64), index=True),
+    sa.Index("ix_interactions_user_id", "user_id"),
 )
 
 feedback = sa.Table(
@@ -75,6 +83,11 @@ feedback = sa.Table(
     sa.Column("tags", _JSON, nullable=False),
     sa.Column("supersedes", sa.Text, sa.ForeignKey("feedback.feedback_id"), index=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("session_id", sa.Text),
+    sa.Column("received_at", UtcDateTime),
+    sa.Column("statement_key", sa.String(64)),
+    sa.Index("ix_feedback_user_id_received_at", "user_id", "received_at"),
+    sa.Index("ix_feedback_statement_key_received_at", "statement_key", "received_at"),
 )
 
 feedback_interactions = sa.Table(
@@ -82,4 +95,56 @@ feedback_interactions = sa.Table(
     metadata,
     sa.Column("feedback_seq", _SEQ, sa.ForeignKey("feedback.seq"), primary_key=True, autoincrement=False),
     sa.Column("interaction_id", sa.Text, sa.ForeignKey("interactions.interaction_id"), primary_key=True, index=True),
+)
+
+tombstones = sa.Table(
+    "tombstones",
+    metadata,
+    sa.Column("seq", _SEQ, primary_key=True, autoincrement=False),
+    sa.Column("subject", _enum(ErasedSubject), nullable=False),
+    sa.Column("subject_hash", sa.String(64), nullable=False, index=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+erased = sa.Table(
+    "erased",
+    metadata,
+    sa.Column("row_id", sa.Text, primary_key=True),
+    sa.Column("is_feedback", sa.Boolean, nullable=False),
+    sa.Column("row_seq", _SEQ, nullable=False),
+    sa.Column("tombstone_seq", _SEQ, sa.ForeignKey("tombstones.seq"), nullable=False, index=True),
+)
+
+quarantine = sa.Table(
+    "quarantine",
+    metadata,
+    sa.Column("feedback_seq", _SEQ, sa.ForeignKey("feedback.seq"), primary_key=True, autoincrement=False),
+    sa.Column("reason", _enum(QuarantineReason), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+)
+
+quarantine_releases = sa.Table(
+    "quarantine_releases",
+    metadata,
+    sa.Column("seq", _SEQ, primary_key=True, autoincrement=False),
+    sa.Column("feedback_seq", _SEQ, sa.ForeignKey("quarantine.feedback_seq"), nullable=False, unique=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),
+    sa.Column("scopes", _JSON, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("revoked_at", UtcDateTime),
+)
+
+secrets = sa.Table(
+    "secrets",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
 )

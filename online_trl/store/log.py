@@ -8,52 +8,33 @@ or below it later. An acknowledged row survives the death of any process.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
-from datetime import datetime, timezone
-from itertools import islice
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 
-from .database import Database
-from .database import StoreError as StoreError
-from .migrations import schema
-from .types import Feedback, Interaction, Message, Purpose
-
-Record = TypeVar("Record", Interaction, Feedback)
-
-_TABLES = {Interaction: schema.interactions, Feedback: schema.feedback}
-
-# A retry names the row by its key; these differ from one try to the next.
-_NOT_CONTENTS = {"seq", "created_at", "feedback_id"}
-
-_CHUNK = 500
-
-
-class UnknownInteractionError(StoreError):
-    """
-    Feedback names interactions that are not in the log.
-
-    Args:
-        interaction_ids (`Iterable[str]`):
-            The unknown ones.
-    """
-
-    def __init__(self, interaction_ids: Iterable[str]) -> None:
-        self.interaction_ids = tuple(interaction_ids)
-        super().__init__(f"no such interaction in the log: {', '.join(self.interaction_ids)}")
-
-
-class UnknownFeedbackError(StoreError):
-    """Feedback supersedes a row that is not in the log."""
-
-
-class IdempotencyConflictError(StoreError):
-    """A key that is already in the log came back with other contents."""
+from ..database import Database
+from ..migrations import schema
+from ..types import Feedback, Interaction, Purpose
+from .rows import (
+    Record,
+    check_feedback_ids,
+    check_interactions,
+    counts,
+    feedback_values,
+    find,
+    insert_rows,
+    interaction_links,
+    interaction_values,
+    interval,
+    move_position,
+    number_rows,
+    position,
+    select_records,
+    where_in,
+)
 
 
 @dataclass(frozen=True)
@@ -79,11 +60,6 @@ class StoreSummary:
     users: int
     feedback_by_kind: dict[str, int]
     answers_by_version: dict[str, int]
-
-
-def prompt_key(prompt: Sequence[Message]) -> str:
-    """Returns the fingerprint of a prompt: the same messages have the same key."""
-    return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()
 
 
 class FeedbackStore:
@@ -147,13 +123,11 @@ class FeedbackStore:
             [`IdempotencyConflictError`]: if an `interaction_id` is in the log with other contents.
         """
         with self._database.writing() as connection:
-            end = _position(connection)
-            stored = _find(connection, Interaction, "interaction_id", [row.interaction_id for row in interactions])
-            rows, fresh = _number(interactions, "interaction_id", stored, end)
-            _insert(
-                connection, schema.interactions, [_values(row, prompt_key=prompt_key(row.prompt)) for row in fresh]
-            )
-            _move_position(connection, end + len(fresh))
+            end = position(connection)
+            stored = find(connection, Interaction, "interaction_id", [row.interaction_id for row in interactions])
+            rows, fresh = number_rows(interactions, "interaction_id", stored, end)
+            insert_rows(connection, schema.interactions, [interaction_values(row) for row in fresh])
+            move_position(connection, end + len(fresh))
         return rows
 
     def add_feedback(self, feedback: Feedback) -> Feedback:
@@ -178,20 +152,22 @@ class FeedbackStore:
             [`IdempotencyConflictError`]: if an `idempotency_key` or a `feedback_id` is in the log with other contents.
         """
         with self._database.writing() as connection:
-            end = _position(connection)
-            stored = _find(connection, Feedback, "idempotency_key", [row.idempotency_key for row in feedback])
-            rows, fresh = _number(feedback, "idempotency_key", stored, end)
-            _check_interactions(connection, fresh)
-            _check_feedback_ids(connection, fresh)
-            _insert(connection, schema.feedback, [_values(row) for row in fresh])
-            _insert(connection, schema.feedback_interactions, [link for row in fresh for link in _links(row)])
-            _move_position(connection, end + len(fresh))
+            end = position(connection)
+            stored = find(connection, Feedback, "idempotency_key", [row.idempotency_key for row in feedback])
+            rows, fresh = number_rows(feedback, "idempotency_key", stored, end)
+            check_interactions(connection, fresh)
+            check_feedback_ids(connection, fresh)
+            insert_rows(connection, schema.feedback, [feedback_values(row) for row in fresh])
+            insert_rows(
+                connection, schema.feedback_interactions, [link for row in fresh for link in interaction_links(row)]
+            )
+            move_position(connection, end + len(fresh))
         return rows
 
     def latest_seq(self) -> int:
         """Returns the `seq` of the last row of the log, 0 when it is empty."""
         with self._database.reading() as connection:
-            return _position(connection)
+            return position(connection)
 
     def interactions(
         self,
@@ -221,7 +197,7 @@ class FeedbackStore:
                 Whether to begin at the end of the interval.
         """
         columns = schema.interactions.c
-        query = _interval(_select(Interaction), columns.seq, after, upto).limit(limit)
+        query = interval(select_records(Interaction), columns.seq, after, upto).limit(limit)
         if purpose is not None:
             query = query.where(columns.purpose == purpose)
         if policy_version is not None:
@@ -243,7 +219,7 @@ class FeedbackStore:
                 At most so many.
         """
         seq = schema.feedback.c.seq
-        return self._read(Feedback, _interval(_select(Feedback), seq, after, upto).order_by(seq).limit(limit))
+        return self._read(Feedback, interval(select_records(Feedback), seq, after, upto).order_by(seq).limit(limit))
 
     def related_feedback(self, *, after: int, upto: int) -> list[Feedback]:
         """
@@ -260,8 +236,8 @@ class FeedbackStore:
         """
         rows, answers, links = schema.feedback.c, schema.interactions.c, schema.feedback_interactions.c
         is_about = links.interaction_id == answers.interaction_id
-        asked = _interval(sa.select(answers.prompt_key), answers.seq, after, upto)
-        judged = _interval(sa.select(answers.prompt_key).where(is_about), links.feedback_seq, after, upto)
+        asked = interval(sa.select(answers.prompt_key), answers.seq, after, upto)
+        judged = interval(sa.select(answers.prompt_key).where(is_about), links.feedback_seq, after, upto)
         touched = sa.union(asked, judged).cte()
         about = sa.select(links.feedback_seq).where(is_about, answers.prompt_key == touched.c.prompt_key).cte()
         related = sa.select(rows.seq, rows.feedback_id).where(rows.seq == about.c.feedback_seq).cte()
@@ -270,18 +246,18 @@ class FeedbackStore:
             rows.seq.in_(sa.select(related.c.seq)),
             rows.supersedes.in_(sa.select(related.c.feedback_id)),
         )
-        return self._read(Feedback, _select(Feedback).where(rows.seq <= upto, bears).order_by(rows.seq))
+        return self._read(Feedback, select_records(Feedback).where(rows.seq <= upto, bears).order_by(rows.seq))
 
     def get_interactions(self, ids: Iterable[str]) -> dict[str, Interaction]:
         """Returns the interactions of these ids, by id; unknown ids are missing from the result."""
         with self._database.reading() as connection:
-            return _find(connection, Interaction, "interaction_id", ids)
+            return find(connection, Interaction, "interaction_id", ids)
 
     def session_interactions(self, session_ids: Iterable[str], *, upto: int) -> list[Interaction]:
         """Returns the interactions of these sessions up to `upto`, in the order of the log."""
-        query = _select(Interaction).where(schema.interactions.c.seq <= upto)
+        query = select_records(Interaction).where(schema.interactions.c.seq <= upto)
         with self._database.reading() as connection:
-            rows = _where_in(connection, query, schema.interactions.c.session_id, session_ids)
+            rows = where_in(connection, query, schema.interactions.c.session_id, session_ids)
         return sorted((Interaction(**row) for row in rows), key=lambda row: row.seq or 0)
 
     def summary(self) -> StoreSummary:
@@ -289,123 +265,15 @@ class FeedbackStore:
         answers, rows = schema.interactions.c, schema.feedback.c
         users = sa.union(sa.select(answers.user_id), sa.select(rows.user_id)).subquery()
         with self._database.reading() as connection:
-            versions = _counts(connection, answers.policy_version)
+            versions = counts(connection, answers.policy_version)
             return StoreSummary(
-                latest_seq=_position(connection),
+                latest_seq=position(connection),
                 interactions=sum(versions.values()),
                 users=connection.execute(sa.select(sa.func.count()).select_from(users)).scalar_one(),
-                feedback_by_kind={kind.value: count for kind, count in _counts(connection, rows.kind).items()},
+                feedback_by_kind={kind.value: count for kind, count in counts(connection, rows.kind).items()},
                 answers_by_version=versions,
             )
 
     def _read(self, record: type[Record], query: sa.Select[Any]) -> list[Record]:
         with self._database.reading() as connection:
             return [record(**row) for row in connection.execute(query).mappings()]
-
-
-def _select(record: type[Interaction] | type[Feedback]) -> sa.Select[Any]:
-    columns = _TABLES[record].c
-    return sa.select(*(columns[field.name] for field in fields(record)))
-
-
-def _interval(query: sa.Select[Any], seq: sa.ColumnElement[int], after: int, upto: int | None) -> sa.Select[Any]:
-    query = query.where(seq > after)
-    return query if upto is None else query.where(seq <= upto)
-
-
-def _where_in(
-    connection: sa.Connection, query: sa.Select[Any], column: sa.ColumnElement[str], values: Iterable[str]
-) -> list[sa.RowMapping]:
-    # Databases limit the number of parameters of one query.
-    remaining = iter(dict.fromkeys(values))
-    rows: list[sa.RowMapping] = []
-    while chunk := list(islice(remaining, _CHUNK)):
-        rows += connection.execute(query.where(column.in_(chunk))).mappings()
-    return rows
-
-
-def _find(connection: sa.Connection, record: type[Record], key: str, values: Iterable[str]) -> dict[str, Record]:
-    rows = _where_in(connection, _select(record), _TABLES[record].c[key], values)
-    return {row[key]: record(**row) for row in rows}
-
-
-def _counts(connection: sa.Connection, column: sa.Column[Any]) -> dict[Any, int]:
-    query = sa.select(column, sa.func.count()).group_by(column).order_by(column)
-    return {row[0]: row[1] for row in connection.execute(query)}
-
-
-def _position(connection: sa.Connection) -> int:
-    position: int = connection.execute(sa.select(schema.log_position.c.seq)).scalar_one()
-    return position
-
-
-def _move_position(connection: sa.Connection, seq: int) -> None:
-    connection.execute(sa.update(schema.log_position).values(seq=seq))
-
-
-def _number(
-    records: Sequence[Record], key: str, stored: dict[str, Record], end: int
-) -> tuple[list[Record], list[Record]]:
-    """Returns the row of every record, and among them the new ones, numbered from `end` on."""
-    rows: list[Record] = []
-    fresh: list[Record] = []
-    for record in records:
-        name = getattr(record, key)
-        contents = _contents(record)
-        row = stored.get(name)
-        if row is None:
-            row = replace(record, seq=end + len(fresh) + 1, created_at=_utc(record))
-            stored[name] = row
-            fresh.append(row)
-        elif _contents(row) != contents:
-            raise IdempotencyConflictError(f"`{key}` {name!r} is already in the log with other contents")
-        rows.append(row)
-    return rows, fresh
-
-
-def _utc(record: Interaction | Feedback) -> datetime:
-    if record.created_at.tzinfo is None:
-        raise StoreError(f"`created_at` is {record.created_at} without a time zone; pass a timezone-aware time")
-    return record.created_at.astimezone(timezone.utc)
-
-
-def _values(record: Interaction | Feedback, **more: Any) -> dict[str, Any]:
-    return {field.name: getattr(record, field.name) for field in fields(record)} | more
-
-
-def _contents(record: Interaction | Feedback) -> str:
-    # As JSON, so that a tuple equals the list that it is stored as.
-    contents = {name: value for name, value in _values(record).items() if name not in _NOT_CONTENTS}
-    try:
-        return json.dumps(contents, sort_keys=True, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"a record cannot be stored as JSON: {error}; it is {record!r}") from error
-
-
-def _links(row: Feedback) -> list[dict[str, Any]]:
-    return [{"feedback_seq": row.seq, "interaction_id": name} for name in dict.fromkeys(row.interaction_ids)]
-
-
-def _insert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-    if rows:
-        connection.execute(sa.insert(table), rows)
-
-
-def _check_interactions(connection: sa.Connection, feedback: Sequence[Feedback]) -> None:
-    column = schema.interactions.c.interaction_id
-    named = [name for row in feedback for name in row.interaction_ids]
-    known = {row["interaction_id"] for row in _where_in(connection, sa.select(column), column, named)}
-    if unknown := dict.fromkeys(name for name in named if name not in known):
-        raise UnknownInteractionError(unknown)
-
-
-def _check_feedback_ids(connection: sa.Connection, feedback: Sequence[Feedback]) -> None:
-    column = schema.feedback.c.feedback_id
-    named = [name for row in feedback for name in (row.feedback_id, row.supersedes) if name is not None]
-    known = {row["feedback_id"] for row in _where_in(connection, sa.select(column), column, named)}
-    for row in feedback:
-        if row.feedback_id in known:
-            raise IdempotencyConflictError(f"`feedback_id` {row.feedback_id!r} is already in the log with another key")
-        if row.supersedes is not None and row.supersedes not in known:
-            raise UnknownFeedbackError(f"`supersedes` names {row.supersedes!r}, which is not in the log")
-        known.add(row.feedback_id)
