@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from .config import ConfigError, check_choice
+from .config import ConfigError, check_choice, check_config_file
 from .dataset_import import DatasetFormatError
 from .registry import ModelRegistry, RegistryError
 from .store import FeedbackStore, StoreError
@@ -83,13 +83,23 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     policy.add_argument("--registry", type=Path, metavar="DIR", help="a registry, whose live policy is followed")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+    parser.add_argument("--config", type=Path, metavar="YAML", help="settings of the server, see `ServerSettings`")
     parser.set_defaults(run=_serve)
 
 
 def _serve(args: argparse.Namespace) -> None:
     from .serving.server import serve
+    from .serving.settings import ServerSettings
 
-    serve(store_url=args.store, policy=args.policy, registry_root=args.registry, host=args.host, port=args.port)
+    settings = check_config_file(args.config, [ServerSettings]) if args.config is not None else {}
+    serve(
+        store_url=args.store,
+        policy=args.policy,
+        registry_root=args.registry,
+        host=args.host,
+        port=args.port,
+        settings=ServerSettings(**settings),
+    )
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:

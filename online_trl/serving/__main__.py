@@ -1,8 +1,8 @@
 """
 The server as the child of another process: [`~online_trl.serving.process.ServerProcess`] starts it.
 
-Its one argument is JSON, the arguments of [`~online_trl.serving.server.serve`]. It stops when its standard input ends,
-so that it does not outlive a parent that was killed.
+Its one argument is JSON, the arguments of [`~online_trl.serving.server.serve`], with the settings as a mapping. It
+stops when its standard input ends, so that it does not outlive a parent that was killed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ..config import ConfigError
 from ..registry import RegistryError
 from ..store import StoreError
 from .server import serve
+from .settings import ServerSettings
 
 
 def main() -> None:
@@ -25,7 +26,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
-        serve(**json.loads(sys.argv[1]))
+        arguments = json.loads(sys.argv[1])
+        serve(**arguments | {"settings": ServerSettings(**arguments.get("settings", {}))})
     except (ConfigError, StoreError, RegistryError) as error:
         sys.exit(f"error: {error}")
 

@@ -37,6 +37,11 @@ def error_reply(error: Exception) -> ErrorReply:
     return ErrorReply(error=ErrorDetail(message=str(error), type=kind, param=param, code=code))
 
 
+def error_responses(*statuses: int) -> dict[int | str, dict[str, object]]:
+    """Returns what a route says in the API's description about the errors that it may reply with."""
+    return {status: {"model": ErrorReply} for status in statuses}
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Makes every error of an app a reply in one shape."""
     for error_type in _REPLIES:

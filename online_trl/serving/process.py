@@ -7,8 +7,10 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import httpx
 
@@ -32,6 +34,8 @@ class ServerProcess:
             File that the server's output is appended to.
         registry_root (`str` or `Path`, *optional*), policy (`str`, *optional*):
             What to serve, as in [`~online_trl.serving.server.serve`].
+        settings (`dict[str, Any]`, *optional*):
+            Fields of [`~online_trl.serving.settings.ServerSettings`].
         timeout (`float`, *optional*, defaults to `120.0`):
             Seconds to wait for the server to come up.
 
@@ -50,6 +54,7 @@ class ServerProcess:
         log: Path,
         registry_root: str | Path | None = None,
         policy: str | None = None,
+        settings: Mapping[str, Any] | None = None,
         timeout: float = 120.0,
     ) -> None:
         self.url = ""
@@ -59,6 +64,7 @@ class ServerProcess:
             "registry_root": None if registry_root is None else str(registry_root),
             "policy": policy,
             "port": 0,
+            "settings": dict(settings or {}),
         }
         self._log = log
         self._timeout = timeout

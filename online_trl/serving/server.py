@@ -24,6 +24,7 @@ from .app import create_app
 from .engine import Engine, EngineError
 from .follower import follow_live
 from .policy_source import PolicySource, RegistryPolicies, SinglePolicy
+from .settings import ServerSettings
 
 # Clients keep connections open between requests; a server that hangs up first breaks the request that is on its way.
 _KEEP_ALIVE_SECONDS = 75
@@ -36,6 +37,7 @@ def serve(
     policy: str | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
+    settings: ServerSettings | None = None,
 ) -> None:
     """
     Serves a policy and collects feedback, until SIGINT or SIGTERM.
@@ -51,6 +53,8 @@ def serve(
             Loopback address to listen on.
         port (`int`, *optional*, defaults to `8000`):
             Port to listen on; `0` takes a free one.
+        settings ([`~online_trl.serving.settings.ServerSettings`], *optional*):
+            How to behave towards those who call.
 
     Raises:
         [`~online_trl.config.ConfigError`]: if the policy, the host or the port cannot be used.
@@ -61,7 +65,7 @@ def serve(
     check_range("port", port, 0, 65535)
     policies = _policy_source(registry_root, policy)
     with FeedbackStore(store_url) as store, contextlib.closing(_listen(host, port)) as listener:
-        asyncio.run(_serve(store, policies, listener))
+        asyncio.run(_serve(store, policies, listener, settings or ServerSettings()))
 
 
 def _check_loopback(host: str) -> None:
@@ -98,13 +102,15 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def _serve(store: FeedbackStore, policies: PolicySource, listener: socket.socket) -> None:
+async def _serve(
+    store: FeedbackStore, policies: PolicySource, listener: socket.socket, settings: ServerSettings
+) -> None:
     from .transformers_engine import TransformersEngine
 
     engine = TransformersEngine(policies)
     async with _running(engine):
         follower = asyncio.create_task(follow_live(policies, engine))
-        await _Server(store, engine).serve(sockets=[listener])
+        await _Server(store, engine, settings).serve(sockets=[listener])
         follower.cancel()
 
 
@@ -123,8 +129,8 @@ async def _running(engine: Engine) -> AsyncIterator[None]:
 class _Server(uvicorn.Server):
     """Says when it is ready, and leaves cleanly on a signal, so that what was opened before it is closed after it."""
 
-    def __init__(self, store: FeedbackStore, engine: Engine) -> None:
-        app = create_app(store=store, engine=engine)
+    def __init__(self, store: FeedbackStore, engine: Engine, settings: ServerSettings) -> None:
+        app = create_app(store=store, engine=engine, settings=settings)
         super().__init__(
             uvicorn.Config(app, lifespan="off", log_level="warning", timeout_keep_alive=_KEEP_ALIVE_SECONDS)
         )
