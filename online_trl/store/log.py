@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from ..database import Database
 from ..migrations import schema
 from ..types import Feedback, Interaction, Purpose
+from .keys import ApiKeys
 from .rows import (
     Record,
     check_feedback_ids,
@@ -91,6 +92,8 @@ class FeedbackStore:
     def __init__(self, url: str) -> None:
         self.url = url
         self._database = Database(url)
+        self.keys = ApiKeys(self._database)
+        """The API keys of the servers on this log."""
 
     def __enter__(self) -> FeedbackStore:
         return self
