@@ -44,7 +44,8 @@ class Database:
 
     def __init__(self, url: str) -> None:
         parsed = _parse(url)
-        self._name = parsed.render_as_string(hide_password=True)
+        self.name = parsed.render_as_string(hide_password=True)
+        """Its URL, without the password."""
         self._engine = _create_engine(parsed)
         self._process = os.getpid()
         self._inherited: list[sa.Pool] = []
@@ -93,7 +94,7 @@ class Database:
             yield
         except SQLAlchemyError as error:
             reason = error.orig if isinstance(error, StatementError) else error
-            raise StoreError(f"{self._name}: {reason}") from error
+            raise StoreError(f"{self.name}: {reason}") from error
 
     def _migrate(self) -> None:
         with self.reading() as connection:
@@ -101,9 +102,7 @@ class Database:
         if revision == migrations.REVISIONS[-1]:
             return
         if revision is not None and revision not in migrations.REVISIONS:
-            raise StoreError(
-                f"{self._name} was written by a newer online-trl (schema {revision}); upgrade the package"
-            )
+            raise StoreError(f"{self.name} was written by a newer online-trl (schema {revision}); upgrade the package")
         with self._transaction() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))

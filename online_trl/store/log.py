@@ -9,6 +9,7 @@ or below it later. An acknowledged row survives the death of any process.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -18,24 +19,10 @@ import sqlalchemy as sa
 from ..database import Database
 from ..migrations import schema
 from ..types import Feedback, Interaction, Purpose
+from .group import AddFeedback, AddInteractions, Screen
 from .keys import ApiKeys
-from .rows import (
-    Record,
-    check_feedback_ids,
-    check_interactions,
-    counts,
-    feedback_values,
-    find,
-    insert_rows,
-    interaction_links,
-    interaction_values,
-    interval,
-    move_position,
-    number_rows,
-    position,
-    select_records,
-    where_in,
-)
+from .rows import Record, counts, find, interval, position, select_records, storable, where_in
+from .writer import Writer
 
 
 @dataclass(frozen=True)
@@ -94,6 +81,7 @@ class FeedbackStore:
         self._database = Database(url)
         self.keys = ApiKeys(self._database)
         """The API keys of the servers on this log."""
+        self._writer = Writer(self._database)
 
     def __enter__(self) -> FeedbackStore:
         return self
@@ -104,7 +92,8 @@ class FeedbackStore:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections to the database."""
+        """Writes what was submitted before, and closes the connections to the database."""
+        self._writer.close()
         self._database.close()
 
     def add_interaction(self, interaction: Interaction) -> Interaction:
@@ -125,13 +114,13 @@ class FeedbackStore:
         Raises:
             [`IdempotencyConflictError`]: if an `interaction_id` is in the log with other contents.
         """
-        with self._database.writing() as connection:
-            end = position(connection)
-            stored = find(connection, Interaction, "interaction_id", [row.interaction_id for row in interactions])
-            rows, fresh = number_rows(interactions, "interaction_id", stored, end)
-            insert_rows(connection, schema.interactions, [interaction_values(row) for row in fresh])
-            move_position(connection, end + len(fresh))
-        return rows
+        return self.submit_interactions(interactions).result()
+
+    def submit_interactions(self, interactions: Sequence[Interaction]) -> Future[list[Interaction]]:
+        """Does what [`add_interactions`] does without waiting for it; the rows or the error are in the future."""
+        request = AddInteractions(storable(interactions))
+        self._writer.submit(request)
+        return request.future
 
     def add_feedback(self, feedback: Feedback) -> Feedback:
         """Appends one feedback row and returns it as stored, with its `seq`; see [`add_feedback_batch`]."""
@@ -154,18 +143,31 @@ class FeedbackStore:
             [`UnknownFeedbackError`]: if a row supersedes one that is not in the log.
             [`IdempotencyConflictError`]: if an `idempotency_key` or a `feedback_id` is in the log with other contents.
         """
-        with self._database.writing() as connection:
-            end = position(connection)
-            stored = find(connection, Feedback, "idempotency_key", [row.idempotency_key for row in feedback])
-            rows, fresh = number_rows(feedback, "idempotency_key", stored, end)
-            check_interactions(connection, fresh)
-            check_feedback_ids(connection, fresh)
-            insert_rows(connection, schema.feedback, [feedback_values(row) for row in fresh])
-            insert_rows(
-                connection, schema.feedback_interactions, [link for row in fresh for link in interaction_links(row)]
-            )
-            move_position(connection, end + len(fresh))
-        return rows
+        return self.submit_feedback(feedback).result()
+
+    def submit_feedback(
+        self, feedback: Sequence[Feedback], *, screening: Screen | None = None
+    ) -> Future[list[Feedback]]:
+        """
+        Does what [`add_feedback_batch`] does without waiting for it; the rows or the error are in the future.
+
+        Args:
+            feedback (`Sequence[Feedback]`):
+                What to append.
+            screening (`Callable[[Connection, Sequence[Feedback]], None]`, *optional*):
+                Is called with the rows that are new, in the transaction that adds them.
+
+        Raises:
+            [`StoreError`]: if a row cannot be stored.
+        """
+        request = AddFeedback(storable(feedback), screening)
+        self._writer.submit(request)
+        return request.future
+
+    @property
+    def waiting_writes(self) -> int:
+        """Number of write requests that wait for their turn."""
+        return self._writer.waiting
 
     def latest_seq(self) -> int:
         """Returns the `seq` of the last row of the log, 0 when it is empty."""

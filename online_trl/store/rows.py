@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import fields, replace
-from datetime import datetime, timezone
+from datetime import timezone
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -72,29 +72,44 @@ def move_position(connection: sa.Connection, seq: int) -> None:
 
 
 def number_rows(
-    records: Sequence[Record], key: str, stored: dict[str, Record], end: int
+    records: Sequence[Record], key: str, stored: MutableMapping[str, Record], end: int
 ) -> tuple[list[Record], list[Record]]:
-    """Returns the row of every record, and among them the new ones, numbered from `end` on."""
+    """Returns the row of every record, and among them the new ones, numbered from `end` on and put into `stored`."""
     rows: list[Record] = []
     fresh: list[Record] = []
     for record in records:
         name = getattr(record, key)
-        contents = record_contents(record)
         row = stored.get(name)
         if row is None:
-            row = replace(record, seq=end + len(fresh) + 1, created_at=utc(record))
-            stored[name] = row
+            row = stored[name] = replace(record, seq=end + len(fresh) + 1)
             fresh.append(row)
-        elif record_contents(row) != contents:
+        elif record_contents(row) != record_contents(record):
             raise IdempotencyConflictError(f"`{key}` {name!r} is already in the log with other contents")
         rows.append(row)
     return rows, fresh
 
 
-def utc(record: Interaction | Feedback) -> datetime:
+def storable(records: Iterable[Record]) -> list[Record]:
+    """
+    Returns the records as they will be stored.
+
+    Raises:
+        [`StoreError`]: if a record cannot be stored: the ones that are written together with it must not suffer.
+    """
+    return [_storable(record) for record in records]
+
+
+def _storable(record: Record) -> Record:
     if record.created_at.tzinfo is None:
         raise StoreError(f"`created_at` is {record.created_at} without a time zone; pass a timezone-aware time")
-    return record.created_at.astimezone(timezone.utc)
+    try:
+        record_contents(record).encode()
+    except UnicodeEncodeError as error:
+        raise StoreError(f"a record holds text that is not Unicode: {error}; it is {record!r}") from error
+    names = [value for value in record_values(record).values() if isinstance(value, str)]
+    if any("\x00" in name for name in names):
+        raise StoreError(f"a record holds the character NUL where the log cannot keep it; it is {record!r}")
+    return replace(record, created_at=record.created_at.astimezone(timezone.utc))
 
 
 def interaction_values(row: Interaction) -> dict[str, Any]:
@@ -119,7 +134,7 @@ def record_contents(record: Interaction | Feedback) -> str:
     # As JSON, so that a tuple equals the list that it is stored as.
     contents = {name: value for name, value in record_values(record).items() if name not in _NOT_CONTENTS}
     try:
-        return json.dumps(contents, sort_keys=True, allow_nan=False)
+        return json.dumps(contents, sort_keys=True, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise StoreError(f"a record cannot be stored as JSON: {error}; it is {record!r}") from error
 
@@ -133,21 +148,33 @@ def insert_rows(connection: sa.Connection, table: sa.Table, rows: list[dict[str,
         connection.execute(sa.insert(table), rows)
 
 
-def check_interactions(connection: sa.Connection, feedback: Sequence[Feedback]) -> None:
+def known_interactions(connection: sa.Connection, feedback: Sequence[Feedback]) -> set[str]:
+    """Returns the ids of the interactions that feedback names, as far as they are in the log."""
     column = schema.interactions.c.interaction_id
     named = [name for row in feedback for name in row.interaction_ids]
-    known = {row["interaction_id"] for row in where_in(connection, sa.select(column), column, named)}
+    return {row["interaction_id"] for row in where_in(connection, sa.select(column), column, named)}
+
+
+def check_interactions(feedback: Sequence[Feedback], known: set[str]) -> None:
+    named = [name for row in feedback for name in row.interaction_ids]
     if unknown := dict.fromkeys(name for name in named if name not in known):
         raise UnknownInteractionError(unknown)
 
 
-def check_feedback_ids(connection: sa.Connection, feedback: Sequence[Feedback]) -> None:
+def known_feedback_ids(connection: sa.Connection, feedback: Sequence[Feedback]) -> set[str]:
+    """Returns the feedback ids that feedback has or supersedes, as far as they are in the log."""
     column = schema.feedback.c.feedback_id
     named = [name for row in feedback for name in (row.feedback_id, row.supersedes) if name is not None]
-    known = {row["feedback_id"] for row in where_in(connection, sa.select(column), column, named)}
+    return {row["feedback_id"] for row in where_in(connection, sa.select(column), column, named)}
+
+
+def check_feedback_ids(feedback: Sequence[Feedback], known: set[str]) -> None:
+    """Checks the ids of new rows, and adds them to the known ones if all are right."""
+    added: set[str] = set()
     for row in feedback:
-        if row.feedback_id in known:
+        if row.feedback_id in known or row.feedback_id in added:
             raise IdempotencyConflictError(f"`feedback_id` {row.feedback_id!r} is already in the log with another key")
-        if row.supersedes is not None and row.supersedes not in known:
+        if row.supersedes is not None and row.supersedes not in known and row.supersedes not in added:
             raise UnknownFeedbackError(f"`supersedes` names {row.supersedes!r}, which is not in the log")
-        known.add(row.feedback_id)
+        added.add(row.feedback_id)
+    known |= added
