@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from ...types import Feedback, Scope
 from ..access import requires
 from ..errors import error_responses
-from ..schemas import FeedbackBody, FeedbackReceipt, FeedbackRequest
+from ..feedback_schemas import FeedbackBody, FeedbackReceipt, FeedbackRequest
 from ..service import Service
 
 
