@@ -14,7 +14,7 @@ from .config import ConfigError, check_choice, check_config_file
 from .dataset_import import DatasetFormatError
 from .registry import ModelRegistry, RegistryError
 from .store import FeedbackStore, StoreError
-from .types import InvalidRecordError, ModelRole, Purpose
+from .types import InvalidRecordError, ModelRole, Purpose, Scope
 
 EXPORT_FORMATS = ("preference", "unpaired", "prompt")
 
@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     _add_import(commands.add_parser("import", help="put a preference dataset into the log"))
     _add_export(commands.add_parser("export", help="write the log as a dataset for any TRL trainer"))
     _add_status(commands.add_parser("status", help="what is in the log, which versions exist, which are live"))
+    _add_keys(commands.add_parser("keys", help="who may ask the servers on a log"))
     return root
 
 
@@ -89,7 +90,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 def _serve(args: argparse.Namespace) -> None:
     from .serving.server import serve
-    from .serving.settings import ServerSettings
+    from .serving.settings import ServerSettings, read_settings
 
     settings = check_config_file(args.config, [ServerSettings]) if args.config is not None else {}
     serve(
@@ -98,7 +99,7 @@ def _serve(args: argparse.Namespace) -> None:
         registry_root=args.registry,
         host=args.host,
         port=args.port,
-        settings=ServerSettings(**settings),
+        settings=read_settings(settings, where=str(args.config)),
     )
 
 
@@ -176,6 +177,47 @@ def _versions_table(registry: ModelRegistry) -> Table:
             published = f"{version.created_at:%Y-%m-%d %H:%M}"
             table.add_row(version.name, version.status.value, version.parent or "", published, version.reason)
     return table
+
+
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    create = commands.add_parser("create", help="make a key, and show it this once")
+    scopes = ", ".join(scope.value for scope in Scope)
+    create.add_argument("--scope", action="append", required=True, help=f"what it opens, repeatable: {scopes}")
+    create.add_argument("--name", default="", help="what it is for")
+    create.set_defaults(run=_create_key)
+    listing = commands.add_parser("list", help="the keys that were made, revoked ones too")
+    listing.set_defaults(run=_list_keys)
+    revoke = commands.add_parser("revoke", help="make a key worthless, for good")
+    revoke.add_argument("key_id", metavar="KEY_ID", help="its id in the list")
+    revoke.set_defaults(run=_revoke_key)
+    for command in (create, listing, revoke):
+        _add_store(command)
+
+
+def _create_key(args: argparse.Namespace) -> None:
+    for scope in args.scope:
+        check_choice("scope", scope, [each.value for each in Scope])
+    with FeedbackStore(args.store) as store:
+        key, row = store.keys.create(map(Scope, args.scope), name=args.name)
+    print(f"The key {row.key_id}, which is not shown again:", file=sys.stderr)
+    print(key)
+
+
+def _list_keys(args: argparse.Namespace) -> None:
+    with FeedbackStore(args.store) as store:
+        keys = store.keys.list()
+    table = Table("key", "name", "scopes", "made", "revoked")
+    for key in keys:
+        times = (f"{time:%Y-%m-%d %H:%M}" if time else "" for time in (key.created_at, key.revoked_at))
+        table.add_row(key.key_id, key.name, " ".join(sorted(scope.value for scope in key.scopes)), *times)
+    Console().print(table)
+
+
+def _revoke_key(args: argparse.Namespace) -> None:
+    with FeedbackStore(args.store) as store:
+        key = store.keys.revoke(args.key_id)
+    print(f"{key.key_id} is revoked; servers that run refuse it within seconds")
 
 
 if __name__ == "__main__":

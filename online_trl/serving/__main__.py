@@ -18,7 +18,7 @@ from ..config import ConfigError
 from ..registry import RegistryError
 from ..store import StoreError
 from .server import serve
-from .settings import ServerSettings
+from .settings import read_settings
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
         arguments = json.loads(sys.argv[1])
-        serve(**arguments | {"settings": ServerSettings(**arguments.get("settings", {}))})
+        serve(**arguments | {"settings": read_settings(arguments.get("settings", {}), where="the arguments")})
     except (ConfigError, StoreError, RegistryError) as error:
         sys.exit(f"error: {error}")
 

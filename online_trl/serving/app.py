@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from ..store import FeedbackStore
+from .access import KeyCheck, KeyRing
+from .body_limit import BodyLimit
 from .engine import Engine
 from .errors import add_error_handlers
+from .origins import READ_HEADERS, SENT_HEADERS, OriginCheck
 from .routes.chat import chat_router
 from .routes.feedback import feedback_router
 from .routes.operations import operations_router
@@ -35,6 +39,23 @@ def create_app(*, store: FeedbackStore, engine: Engine, settings: ServerSettings
     app = FastAPI(title="online-trl", summary="Chat with a deployed policy, and say what you think of its answers.")
     service = Service(store, engine, settings or ServerSettings())
     add_error_handlers(app)
+    _add_guards(app, service)
     for make_router in (chat_router, feedback_router, operations_router):
         app.include_router(make_router(service))
     return app
+
+
+def _add_guards(app: FastAPI, service: Service) -> None:
+    """Adds what a request passes before it comes to a route; the last one added is the first passed."""
+    settings = service.settings
+    own = [] if settings.public_url is None else [settings.public_url]
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(KeyCheck, key_ring=KeyRing(service.store.keys), rate_limits=service.rate_limits)
+    app.add_middleware(OriginCheck, allowed_origins=[*settings.allowed_origins, *own])
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.allowed_origins,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=SENT_HEADERS,
+        expose_headers=READ_HEADERS,
+    )

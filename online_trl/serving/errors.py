@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ..store import IdempotencyConflictError, StoreError, UnknownFeedbackError, UnknownInteractionError
 from ..types import InvalidRecordError
@@ -13,6 +13,27 @@ from .engine import EngineError, InvalidPromptError, PromptTooLongError, Unknown
 from .schemas import ErrorDetail, ErrorReply
 
 _INVALID, _SERVER = "invalid_request_error", "server_error"
+
+
+class RefusalError(HTTPException):
+    """
+    A request is turned away for who sent it, how often or how, and not for what it asks.
+
+    Args:
+        status_code (`int`):
+            Status of the reply.
+        message (`str`):
+            What was wrong, and what would be accepted.
+        code (`str`):
+            Names the reason to programs.
+        headers (`dict[str, str]`, *optional*):
+            Headers of the reply.
+    """
+
+    def __init__(self, status_code: int, message: str, *, code: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(status_code, message, headers)
+        self.code = code
+
 
 # The most special class that fits decides: status, type, param, code.
 _REPLIES: dict[type[Exception], tuple[int, str, str | None, str | None]] = {
@@ -47,7 +68,16 @@ def add_error_handlers(app: FastAPI) -> None:
     for error_type in _REPLIES:
         app.add_exception_handler(error_type, _on_known_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
-    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(StarletteHTTPException, _on_http_error)
+
+
+def error_response(error: StarletteHTTPException | StoreError) -> JSONResponse:
+    """Returns the whole reply to an error, also where no route is there to raise it."""
+    if isinstance(error, StoreError):
+        return JSONResponse(error_reply(error).model_dump(), _describe(error)[0])
+    code = error.code if isinstance(error, RefusalError) else None
+    detail = ErrorDetail(message=str(error.detail), type=_INVALID, code=code)
+    return JSONResponse(ErrorReply(error=detail).model_dump(), error.status_code, error.headers)
 
 
 def _describe(error: Exception) -> tuple[int, str, str | None, str | None]:
@@ -73,6 +103,5 @@ def _place(location: tuple[str | int, ...]) -> list[str]:
 
 
 def _on_http_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    detail = ErrorDetail(message=str(error.detail), type=_INVALID)
-    return JSONResponse(ErrorReply(error=detail).model_dump(), error.status_code, error.headers)
+    assert isinstance(error, StarletteHTTPException)
+    return error_response(error)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -20,6 +19,7 @@ import uvicorn
 from ..config import ConfigError, check_range
 from ..registry import ModelRegistry
 from ..store import FeedbackStore
+from .access import is_loopback
 from .app import create_app
 from .engine import Engine, EngineError
 from .follower import follow_live
@@ -50,7 +50,7 @@ def serve(
         policy (`str`, *optional*):
             One model to serve: a folder or a hub id.
         host (`str`, *optional*, defaults to `"127.0.0.1"`):
-            Loopback address to listen on.
+            Address to listen on; a loopback address unless keys are configured.
         port (`int`, *optional*, defaults to `8000`):
             Port to listen on; `0` takes a free one.
         settings ([`~online_trl.serving.settings.ServerSettings`], *optional*):
@@ -61,21 +61,23 @@ def serve(
         [`~online_trl.store.StoreError`]: if the log cannot be opened.
         [`~online_trl.registry.RegistryError`]: if the registry cannot be read.
     """
-    _check_loopback(host)
     check_range("port", port, 0, 65535)
     policies = _policy_source(registry_root, policy)
-    with FeedbackStore(store_url) as store, contextlib.closing(_listen(host, port)) as listener:
-        asyncio.run(_serve(store, policies, listener, settings or ServerSettings()))
+    with FeedbackStore(store_url) as store:
+        _check_host(host, store)
+        with contextlib.closing(_listen(host, port)) as listener:
+            asyncio.run(_serve(store, policies, listener, settings or ServerSettings()))
 
 
-def _check_loopback(host: str) -> None:
-    with contextlib.suppress(ValueError):
-        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
-            return
-    raise ConfigError(
-        f"the host {host} is not a loopback address; the server cannot tell who may ask, so that it listens on this "
-        "machine only: use 127.0.0.1"
-    )
+def _check_host(host: str, store: FeedbackStore) -> None:
+    if store.keys.in_force():
+        return
+    if not is_loopback(host):
+        raise ConfigError(
+            f"the host {host} is not a loopback address and no key is configured, so that anybody could ask: make a "
+            "key with `online-trl keys create`, or use 127.0.0.1"
+        )
+    print("No key is configured: this machine may ask, and no other. `online-trl keys create` makes one.", flush=True)
 
 
 def _policy_source(registry_root: str | Path | None, policy: str | None) -> PolicySource:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..store import FeedbackStore
 from .engine import Engine
+from .rate_limits import RateLimits
 from .settings import ServerSettings
 
 
@@ -26,3 +27,9 @@ class Service:
     store: FeedbackStore
     engine: Engine
     settings: ServerSettings
+    rate_limits: RateLimits = field(init=False)
+    """How often a key and a user may ask; what was asked so far is counted in it."""
+
+    def __post_init__(self) -> None:
+        limits = RateLimits(per_key=self.settings.rate_limit_per_key, per_user=self.settings.rate_limit_per_user)
+        object.__setattr__(self, "rate_limits", limits)

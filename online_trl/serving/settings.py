@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, get_type_hints
 
-from ..config import check_range
+from limits import parse
+from pydantic import TypeAdapter, ValidationError
+
+from ..config import ConfigError, check_keys, check_range
+
+_ORIGIN = re.compile(r"https?://[^/?#@\s]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     """
-    Settings of the server, beside what it serves and where.
+    Settings of the server, beside what it serves and where; [`read_settings`] makes them of what somebody wrote.
 
     Args:
         public_url (`str`, *optional*):
-            Address under which clients reach the server, for the feedback URLs that it signs. Defaults to the one
-            that the request came to.
+            Address under which clients reach the server if not directly, such as `https://chat.example.org`, for the
+            feedback URLs that it signs and for telling its own page from foreign ones.
         allowed_origins (`list[str]`, *optional*):
             Web origins other than the server's own whose pages may call it, such as `https://chat.example.org`.
         feedback_url_seconds (`int`, *optional*, defaults to `604800`):
@@ -23,9 +31,10 @@ class ServerSettings:
         max_body_bytes (`int`, *optional*, defaults to `4194304`):
             Largest request body that is read.
         rate_limit_per_key (`str`, *optional*):
-            Requests that one key may send, such as `6000/minute`. No limit by default.
+            Requests that one key, or one signed feedback URL, may send, such as `6000/minute`. No limit by default.
         rate_limit_per_user (`str`, *optional*):
-            Requests that one named user may send, such as `300/minute`. No limit by default.
+            Requests for answers and statements that one named user may send, such as `300/minute`; each statement of
+            a batch counts. No limit by default.
         pin_sessions (`bool`, *optional*, defaults to `False`):
             Whether a conversation stays with the policy version that answered it first.
         log_messages (`bool`, *optional*, defaults to `False`):
@@ -63,3 +72,50 @@ class ServerSettings:
             check_range(name, getattr(self, name), 1, None)
         for name in ("burst_rows", "near_duplicates"):
             check_range(name, getattr(self, name), 0, None)
+        for name in ("rate_limit_per_key", "rate_limit_per_user"):
+            _check_rate(name, getattr(self, name))
+        _check_origins("allowed_origins", self.allowed_origins)
+        _check_origins("public_url", [] if self.public_url is None else [self.public_url])
+
+
+def read_settings(values: Mapping[str, Any], *, where: str) -> ServerSettings:
+    """
+    Returns the settings that a mapping holds, as a YAML file gives it.
+
+    Args:
+        values (`Mapping[str, Any]`):
+            Values by name.
+        where (`str`):
+            Where they were written, for the message.
+
+    Raises:
+        [`~online_trl.config.ConfigError`]: if a name is unknown, or a value of the wrong type or out of bounds.
+    """
+    types = get_type_hints(ServerSettings)
+    check_keys(values, types, where=where)
+    return ServerSettings(**{name: _checked(types[name], name, value, where) for name, value in values.items()})
+
+
+def _checked(type_: Any, name: str, value: Any, where: str) -> Any:
+    try:
+        return TypeAdapter(type_).validate_python(value)
+    except ValidationError as error:
+        raise ConfigError(f"`{name}` in {where} is {value!r}: {error.errors()[0]['msg']}") from error
+
+
+def _check_rate(name: str, value: str | None) -> None:
+    try:
+        if value is not None and parse(value).amount < 1:
+            raise ValueError("nothing would be let through")
+    except ValueError as error:
+        raise ConfigError(
+            f"`{name}` is {value!r}, which is not a rate such as `300/minute` or `20 per 10 second`: {error}"
+        ) from error
+
+
+def _check_origins(name: str, origins: list[str]) -> None:
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ConfigError(
+                f"`{name}` names {origin!r}; it must be a scheme and a host, without a path: `https://chat.example.org`"
+            )

@@ -74,7 +74,7 @@ def test_promotion_while_switching_back_and_forth_ends_on_the_last(deployment: D
 
 
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "open host": ({"host": "0.0.0.0"}, ConfigError, "0.0.0.0 is not a loopback address"),
+    "open host": ({"host": "0.0.0.0"}, ConfigError, "0.0.0.0 is not a loopback address and no key is"),
     "named host": ({"host": "example.org"}, ConfigError, "example.org is not a loopback address"),
     "port out of range": ({"port": 65536}, ConfigError, "between 0 and 65535"),
     "no policy": ({"policy": None}, ConfigError, "either a policy or a registry"),
