@@ -8,8 +8,8 @@ from datasets import Dataset, load_from_disk
 from feedback import add_comparisons
 from online_trl.cli import main
 from online_trl.registry import ModelRegistry
-from online_trl.store import FeedbackStore
-from online_trl.types import ModelRole
+from online_trl.store import FeedbackStore, key_digest
+from online_trl.types import ModelRole, Scope
 
 ROWS = [
     {"prompt": "Which?", "chosen": "This one.", "rejected": "Hm."},
@@ -73,6 +73,8 @@ def test_an_export_of_nothing_is_refused(url, tmp_path, capsys):
         (["export", "--format", "pairs", "--output", "x"], "unknown format `pairs`"),
         (["import", "/no/such/file.jsonl"], "cannot load the dataset `/no/such/file.jsonl`"),
         (["serve", "--policy", "/no/such/model"], "/no/such/model"),
+        (["keys", "create", "--scope", "chatt"], "unknown scope `chatt`; did you mean `chat`?"),
+        (["keys", "revoke", "key-1"], "no key has the id 'key-1'"),
     ],
 )
 def test_a_mistake_is_answered_with_one_line_and_status_2(arguments, message, url, capsys):
@@ -102,3 +104,22 @@ def test_the_command_starts_without_the_training_stack():
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == "[]"
+
+
+def test_a_key_is_shown_once_listed_and_revoked(url, capsys):
+    assert main(["keys", "create", "--scope", "chat", "--scope", "train", "--name", "trainer", "--store", url]) == 0
+    key = capsys.readouterr().out.strip()
+    with FeedbackStore(url) as store:
+        (row,) = store.keys.list()
+    assert row.digest == key_digest(key)
+    assert (row.name, row.scopes) == ("trainer", {Scope.CHAT, Scope.TRAIN})
+
+    assert main(["keys", "list", "--store", url]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in (row.key_id, "trainer", "chat train"))
+    assert key not in said
+
+    assert main(["keys", "revoke", row.key_id, "--store", url]) == 0
+    assert f"{row.key_id} is revoked" in capsys.readouterr().out
+    with FeedbackStore(url) as store:
+        assert store.keys.in_force() == {}
