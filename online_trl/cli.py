@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from .config import ConfigError, check_choice, check_config_file
 from .dataset_import import DatasetFormatError
@@ -207,7 +207,8 @@ def _create_key(args: argparse.Namespace) -> None:
 def _list_keys(args: argparse.Namespace) -> None:
     with FeedbackStore(args.store) as store:
         keys = store.keys.list()
-    table = Table("key", "name", "scopes", "made", "revoked")
+    # An id that is cut short revokes nothing.
+    table = Table(Column("key", no_wrap=True, min_width=36), "name", "scopes", "made", "revoked")
     for key in keys:
         times = (f"{time:%Y-%m-%d %H:%M}" if time else "" for time in (key.created_at, key.revoked_at))
         table.add_row(key.key_id, key.name, " ".join(sorted(scope.value for scope in key.scopes)), *times)
