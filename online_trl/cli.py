@@ -126,6 +126,9 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", required=True, type=Path, help="a .jsonl or .parquet file, or a folder for `load_from_disk`"
     )
+    parser.add_argument(
+        "--provenance", action="store_true", help="add columns that say where each row comes from, and its weight"
+    )
     parser.set_defaults(run=_export)
 
 
@@ -137,9 +140,9 @@ def _export(args: argparse.Namespace) -> None:
         preferences = read_preferences(store, after=0, upto=store.latest_seq())
         interactions = store.interactions(purpose=Purpose.CHAT)
     dataset = {
-        "preference": lambda: preference_dataset(preferences.pairs),
-        "unpaired": lambda: unpaired_dataset(preferences.labels),
-        "prompt": lambda: prompt_dataset(interactions),
+        "preference": lambda: preference_dataset(preferences.pairs, provenance=args.provenance),
+        "unpaired": lambda: unpaired_dataset(preferences.labels, provenance=args.provenance),
+        "prompt": lambda: prompt_dataset(interactions, provenance=args.provenance),
     }[args.format]()
     if not len(dataset):
         raise ConfigError(f"the log {args.store} gives no rows of the format `{args.format}`")

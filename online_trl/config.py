@@ -40,6 +40,9 @@ class OnlineArguments:
         refresh_heldout_fraction (`float`, *optional*, defaults to `0.2`):
             Share of the conversations whose pairs are never trained on but decide whether a refreshed reward model
             goes into service.
+        max_user_share (`float`, *optional*, defaults to `0.2`):
+            Largest share of the weight of a batch of preferences that one user may carry; the weights of whoever has
+            more are scaled down. `1` turns the bound off.
         reward_config (`dict` or `str`, *optional*):
             Keyword arguments of TRL's `RewardConfig` for each refresh, such as `{"learning_rate": 1e-4}`.
     """
@@ -64,6 +67,9 @@ class OnlineArguments:
     refresh_heldout_fraction: float = field(
         default=0.2, metadata={"help": "Share of the conversations kept for the gate of a refreshed reward model."}
     )
+    max_user_share: float = field(
+        default=0.2, metadata={"help": "Largest share of the weight of a batch of preferences that one user carries."}
+    )
     reward_config: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Keyword arguments of TRL's RewardConfig for each refresh, as JSON."}
     )
@@ -77,6 +83,8 @@ class OnlineArguments:
         """
         check_range("fresh_prompt_fraction", self.fresh_prompt_fraction, 0.0, 1.0)
         check_range("refresh_heldout_fraction", self.refresh_heldout_fraction, 0.0, 0.9)
+        if not 0 < self.max_user_share <= 1:
+            raise ConfigError(f"`max_user_share` is {self.max_user_share}; it must be above 0 and at most 1")
         for name in ("refresh_steps", "refresh_rows", "refresh_min_pairs", "refresh_replay"):
             check_range(name, getattr(self, name), 0, None)
 

@@ -82,6 +82,9 @@ class OnlineDataCollator:
         broadcast (`Callable[[Callable[[], T]], T]`, *optional*):
             Calls its argument on the main process and returns the result on every rank. Defaults to a plain call, for
             a single process.
+        max_user_share (`float`, *optional*, defaults to `1.0`):
+            Largest share of the weight of a preference batch that one user may carry, see
+            [`~preferences.cap_user_shares`].
         seed (`int`, *optional*, defaults to `0`):
             Seed of the choice of the prompt groups that are replaced.
     """
@@ -96,6 +99,7 @@ class OnlineDataCollator:
         fresh_fraction: float = 0.5,
         process_index: int = 0,
         broadcast: Callable[[Callable[[], Any]], Any] | None = None,
+        max_user_share: float = 1.0,
         seed: int = 0,
     ) -> None:
         self.store = store
@@ -105,6 +109,7 @@ class OnlineDataCollator:
         self.fresh_fraction = fresh_fraction
         self.process_index = process_index
         self.broadcast: Callable[[Callable[[], Any]], Any] = broadcast or (lambda read: read())
+        self.max_user_share = max_user_share
         self.seed = seed
         self.cursor = Cursor()
         # A checkpoint is written while the dataloader is already a batch or two ahead of the trainer, so the recent
@@ -136,12 +141,13 @@ class OnlineDataCollator:
                 Start of the interval. Defaults to the feedback cursor: what the run has not used yet.
 
         Returns:
-            [`PreferenceBatch`]: Preference rows of the interval `(after, upto]`. Call [`~OnlineDataCollator.commit`]
+            [`PreferenceBatch`]: Preference rows of the interval `(after, upto]`, in which no user carries more than
+            `max_user_share` of the weight. Call [`~OnlineDataCollator.commit`]
             once they are used.
         """
         start = self.cursor.feedback if after is None else after
         batch: PreferenceBatch = self.broadcast(lambda: read_preferences(self.store, after=start, upto=upto))
-        return batch
+        return batch.with_capped_shares(self.max_user_share)
 
     def latest(self) -> int:
         """Returns the `seq` that the log has reached now, the same on every rank."""

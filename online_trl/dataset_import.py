@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+IMPORT_VERSION = "import"
+"""Policy version that imported answers are ascribed to."""
+
 _CHUNK = 500
-_POLICY_VERSION = "import"
 _NAMESPACE = uuid.UUID("6f6e6c69-6e65-5474-726c-696d706f7274")
 _EXPECTED = (
     "`chosen` and `rejected`, with or without `prompt` (preference), or `prompt`, `completion` and `label` (unpaired "
@@ -216,7 +218,7 @@ def _records(
         Interaction(
             prompt=judged.prompt,
             completion=completion,
-            policy_version=_POLICY_VERSION,
+            policy_version=IMPORT_VERSION,
             session_id=name,
             user_id=user_id,
             interaction_id=str(uuid.uuid5(_NAMESPACE, f"{name}-{position}")),

@@ -104,6 +104,7 @@ class OnlineTrainerMixin:
             fresh_fraction=self.args.fresh_prompt_fraction,
             process_index=self.args.process_index,
             broadcast=broadcast_from_main,
+            max_user_share=self.args.max_user_share,
             seed=self.args.seed,
         )
 

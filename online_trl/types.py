@@ -264,13 +264,18 @@ class PreferencePair:
         kind ([`FeedbackKind`]):
             Kind of the feedback it was made from.
         feedback_ids (`tuple[str, ...]`):
-            Rows of the log it was made from.
+            Rows of the log it was made from; none where the conversation's own course told.
         seq (`int`):
-            Largest `seq` among these rows.
+            Largest `seq` among the rows, feedback or answers, that made it known.
         margin (`float`, *optional*):
             By how much the first was preferred, as in TRL's `margin` column.
         weight (`float`, *optional*, defaults to `1.0`):
             How much the pair counts, in (0, 1].
+        interaction_ids (`tuple[str, ...]`):
+            The chosen and the rejected answer; one id where the chosen one is a user's rewrite.
+        voice (`str`):
+            Whose word it is: the user whose statement, or whose going on with the conversation, completed the pair. A
+            row of an imported dataset, which does not say who judged, has a voice of its own.
         session_ids, user_ids, policy_versions (`tuple[str, ...]`):
             Whom and what it came from, without repeats, sorted.
     """
@@ -283,6 +288,8 @@ class PreferencePair:
     seq: int
     margin: float | None = None
     weight: float = 1.0
+    interaction_ids: tuple[str, ...] = ()
+    voice: str = ""
     session_ids: tuple[str, ...] = ()
     user_ids: tuple[str, ...] = ()
     policy_versions: tuple[str, ...] = ()
@@ -298,7 +305,7 @@ class UnpairedLabel:
             The row in TRL's conversational unpaired format.
         score (`float`):
             The verdict in [0, 1], of which `label` is `score > 0.5`.
-        feedback_ids, seq, weight, session_ids, user_ids, policy_versions:
+        feedback_ids, seq, weight, interaction_ids, voice, session_ids, user_ids, policy_versions:
             As in [`PreferencePair`].
     """
 
@@ -309,6 +316,8 @@ class UnpairedLabel:
     feedback_ids: tuple[str, ...]
     seq: int
     weight: float = 1.0
+    interaction_ids: tuple[str, ...] = ()
+    voice: str = ""
     session_ids: tuple[str, ...] = ()
     user_ids: tuple[str, ...] = ()
     policy_versions: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from feedback import add_comparisons
 from online_trl.cli import main
 from online_trl.registry import ModelRegistry
 from online_trl.store import FeedbackStore, key_digest
-from online_trl.types import ModelRole, Scope
+from online_trl.types import Feedback, FeedbackKind, ModelRole, Scope
 
 ROWS = [
     {"prompt": "Which?", "chosen": "This one.", "rejected": "Hm."},
@@ -46,6 +46,38 @@ def test_the_log_is_written_in_trls_other_formats(format, columns, url, tmp_path
     main(["import", str(tmp_path / "in.parquet"), "--store", url])
     assert main(["export", "--store", url, "--format", format, "--output", str(tmp_path / "folder")]) == 0
     assert set(load_from_disk(tmp_path / "folder").column_names) == columns
+
+
+@pytest.mark.parametrize("format", ["preference", "unpaired"])
+def test_an_export_with_provenance_says_where_each_row_comes_from(format, url, tmp_path):
+    with FeedbackStore(url) as store:
+        add_comparisons(store, 1)
+        pair, other = store.interactions()
+        up = Feedback(
+            kind=FeedbackKind.BINARY, interaction_ids=[pair.interaction_id], value=True, user_id="bob", seq=4
+        )
+        store.add_feedback(up)
+        compared = store.feedback()[0]
+    output = tmp_path / "out.jsonl"
+    assert main(["export", "--store", url, "--format", format, "--provenance", "--output", str(output)]) == 0
+    (row,) = [json.loads(line) for line in output.read_text().splitlines()]
+    expected = {
+        "preference": (3, [compared.feedback_id], [pair.interaction_id, other.interaction_id], ["user-0"]),
+        "unpaired": (4, [up.feedback_id], [pair.interaction_id], ["bob", "user-0"]),
+    }[format]
+    assert (row["seq"], row["feedback_ids"], row["interaction_ids"], row["user_ids"]) == expected
+    assert (row["weight"], row["session_ids"], row["policy_versions"]) == (1.0, ["session-0"], ["policy-0001"])
+
+
+def test_exported_prompts_say_who_asked_and_who_answered(url, tmp_path):
+    with FeedbackStore(url) as store:
+        add_comparisons(store, 1)
+        asked = store.interactions()[0]
+    output = tmp_path / "out.jsonl"
+    assert main(["export", "--store", url, "--format", "prompt", "--provenance", "--output", str(output)]) == 0
+    row = json.loads(output.read_text().splitlines()[0])
+    assert (row["interaction_id"], row["seq"], row["user_id"]) == (asked.interaction_id, 1, "user-0")
+    assert (row["session_id"], row["policy_version"]) == ("session-0", "policy-0001")
 
 
 def test_status_tells_what_is_in_the_log_and_which_version_is_live(url, tmp_path, capsys):

@@ -146,6 +146,23 @@ def test_preferences_are_handed_over_again_until_they_are_committed(store):
     assert (batch.after, batch.upto) == (first.seq, second.seq)
 
 
+def test_no_user_carries_more_than_the_share_of_a_batch(store):
+    for number in range(14):
+        user = "flood" if number < 10 else f"user-{number}"
+        row = Feedback(
+            kind=FeedbackKind.CORRECTION,
+            interaction_ids=[say(store, f"prompt {number}").interaction_id],
+            value="better",
+            user_id=user,
+        )
+        store.add_feedback(row)
+    collate = collator(store, max_user_share=0.2)
+    pairs = collate.take_preferences(upto=collate.latest()).pairs
+    assert [round(pair.weight, 12) for pair in pairs] == [0.1] * 10 + [1.0] * 4
+    unbounded = collator(store).take_preferences(upto=collate.latest()).pairs
+    assert {pair.weight for pair in unbounded} == {1.0}
+
+
 def test_any_split_into_intervals_hands_over_every_row_once(store):
     collate = collator(store)
     handed = []

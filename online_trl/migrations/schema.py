@@ -62,7 +62,7 @@ interactions = sa.Table(
     sa.Column("template_hash", sa.String(64)),
     sa.Column("weights_hash", sa.String(64)),
     sa.Column("upstream_id", sa.Text, index=True),
-    sa.Column("parent_id", sa.Text),
+    sa.Column("parent_id", sa.Text, index=True),
     sa.Column("regenerates", sa.Text),
     sa.Column("reply_key", sa.String(64), index=True),
     sa.Index("ix_interactions_user_id", "user_id"),

@@ -122,6 +122,7 @@ class RewardRefresher:
 
     def remember(self, batch: PreferenceBatch) -> None:
         """Adds pairs of the past to the history without training on them, as when a run starts or resumes."""
+        self._forget(batch)
         fresh, heldout = self._split(batch.pairs)
         self._history.extend(fresh)
         self._heldout.extend(heldout)
@@ -142,6 +143,7 @@ class RewardRefresher:
             `ValueError`: if the batch holds no pair to train on.
         """
         started = time.monotonic()
+        self._forget(batch)
         fresh, heldout = self._split(batch.pairs)
         self._heldout.extend(heldout)
         pairs = self._by_weight([*fresh, *self._replay(len(fresh), batch.upto)], batch.upto)
@@ -159,6 +161,11 @@ class RewardRefresher:
             self.live.load(outcome.version)
         logger.info("%s: %s", outcome.version, outcome.decision.reason)
         return outcome
+
+    def _forget(self, batch: PreferenceBatch) -> None:
+        """Drops the pairs of earlier batches that rest on what was taken back, replaced or erased since."""
+        self._history = [pair for pair in self._history if batch.still_counts(pair)]
+        self._heldout = [pair for pair in self._heldout if batch.still_counts(pair)]
 
     def _split(self, pairs: Sequence[PreferencePair]) -> tuple[list[PreferencePair], list[PreferencePair]]:
         heldout = [pair for pair in pairs if self._is_heldout(pair)]

@@ -21,6 +21,7 @@ from ..migrations import schema
 from ..types import Feedback, Interaction, Purpose
 from .group import AddFeedback, AddInteractions, Screen
 from .keys import ApiKeys
+from .related import related_feedback, related_regenerations
 from .rows import Record, counts, find, interval, position, select_records, storable, where_in
 from .writer import Writer
 
@@ -239,19 +240,22 @@ class FeedbackStore:
             upto (`int`):
                 Last `seq` to read.
         """
-        rows, answers, links = schema.feedback.c, schema.interactions.c, schema.feedback_interactions.c
-        is_about = links.interaction_id == answers.interaction_id
-        asked = interval(sa.select(answers.prompt_key), answers.seq, after, upto)
-        judged = interval(sa.select(answers.prompt_key).where(is_about), links.feedback_seq, after, upto)
-        touched = sa.union(asked, judged).cte()
-        about = sa.select(links.feedback_seq).where(is_about, answers.prompt_key == touched.c.prompt_key).cte()
-        related = sa.select(rows.seq, rows.feedback_id).where(rows.seq == about.c.feedback_seq).cte()
-        bears = sa.or_(
-            rows.seq > after,
-            rows.seq.in_(sa.select(related.c.seq)),
-            rows.supersedes.in_(sa.select(related.c.feedback_id)),
-        )
-        return self._read(Feedback, select_records(Feedback).where(rows.seq <= upto, bears).order_by(rows.seq))
+        return self._read(Feedback, related_feedback(after=after, upto=upto))
+
+    def related_regenerations(self, *, after: int, upto: int) -> list[Interaction]:
+        """
+        Returns what tells whether a regenerated answer was accepted, in the order of the log.
+
+        These are the answers to the prompts of the interval that replaced another one, the replaced ones, and the
+        answers that the conversation went on to from either.
+
+        Args:
+            after (`int`):
+                `seq` after which the interval begins.
+            upto (`int`):
+                Last `seq` to read.
+        """
+        return self._read(Interaction, related_regenerations(after=after, upto=upto))
 
     def get_interactions(self, ids: Iterable[str]) -> dict[str, Interaction]:
         """Returns the interactions of these ids, by id; unknown ids are missing from the result."""

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -83,6 +84,14 @@ def test_a_poisoned_batch_gives_a_version_that_is_kept_but_not_served(refresher,
     assert live.version == before
     assert registry.get(outcome.version).status is VersionStatus.REFUSED
     assert "accuracy" in registry.get(outcome.version).reason
+
+
+def test_what_is_withdrawn_is_neither_trained_nor_judged_on_again(refresher):
+    refresher.remember(batch(0, 40))
+    kept_back = [row for row in refresher._heldout + refresher._history if row.seq >= 20]
+    withdrawn = frozenset(f"feedback-{number}" for number in range(20))
+    refresher.remember(replace(batch(40, 0), withdrawn=withdrawn))
+    assert refresher._heldout + refresher._history == kept_back
 
 
 def test_scores_of_every_version_have_mean_0_and_spread_1_on_the_same_anchors(refresher, live):

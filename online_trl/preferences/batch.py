@@ -1,0 +1,99 @@
+"""What one interval of the log has to teach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..store import FeedbackStore
+from ..types import Feedback, Interaction, PreferencePair, UnpairedLabel
+from .pairs import labels_from_feedback, pairs_from_feedback
+from .regeneration import asks_again
+from .rows import about_chats, seq_of
+from .shares import cap_user_shares
+
+
+@dataclass(frozen=True)
+class PreferenceBatch:
+    """
+    What one interval of the log has to teach.
+
+    Args:
+        pairs (`tuple[PreferencePair, ...]`):
+            Preference pairs, by `seq`.
+        labels (`tuple[UnpairedLabel, ...]`):
+            Thumbs and ratings, by `seq`.
+        feedback_ids (`tuple[str, ...]`):
+            Every feedback row of the interval about a chat, whether or not it gave a pair or a label.
+        after (`int`), upto (`int`):
+            The interval `(after, upto]`.
+        withdrawn (`frozenset[str]`):
+            What stopped to count in the interval: ids of feedback that was replaced or taken back, and of feedback and
+            interactions that were erased. Whoever keeps pairs of earlier batches drops those that rest on them.
+    """
+
+    pairs: tuple[PreferencePair, ...]
+    labels: tuple[UnpairedLabel, ...]
+    feedback_ids: tuple[str, ...]
+    after: int
+    upto: int
+    withdrawn: frozenset[str] = frozenset()
+
+    def still_counts(self, pair: PreferencePair) -> bool:
+        """Returns whether a pair of an earlier batch rests on nothing that was withdrawn in this one."""
+        return self.withdrawn.isdisjoint(pair.feedback_ids) and self.withdrawn.isdisjoint(pair.interaction_ids)
+
+    def with_capped_shares(self, max_user_share: float) -> PreferenceBatch:
+        """
+        Returns the batch with the weights of pairs and of labels scaled by [`~preferences.cap_user_shares`].
+
+        Args:
+            max_user_share (`float`):
+                Largest share of the weight that one user may carry, in (0, 1].
+        """
+        return replace(
+            self,
+            pairs=tuple(cap_user_shares(self.pairs, max_user_share)),
+            labels=tuple(cap_user_shares(self.labels, max_user_share)),
+        )
+
+
+def read_preferences(store: FeedbackStore, *, after: int, upto: int) -> PreferenceBatch:
+    """
+    Returns what the interval `(after, upto]` of the log has to teach.
+
+    A pair may join a new verdict to one from before the interval. A row that was superseded or taken back by `upto` is
+    left out.
+
+    Args:
+        store ([`~store.FeedbackStore`]):
+            The log.
+        after (`int`):
+            `seq` after which the interval begins: the `upto` of the batch before.
+        upto (`int`):
+            Last `seq` of the interval, at most `store.latest_seq()`.
+
+    Raises:
+        `ValueError`: if the interval runs backwards or beyond the end of the log.
+    """
+    if not 0 <= after <= upto <= store.latest_seq():
+        raise ValueError(f"({after}, {upto}] is no interval of the log, which ends at {store.latest_seq()}")
+    feedback = store.related_feedback(after=after, upto=upto)
+    interactions = _answers(store, feedback, after=after, upto=upto)
+    fresh = [row for row in feedback if seq_of(row) > after]
+    return PreferenceBatch(
+        pairs=tuple(pairs_from_feedback(feedback, interactions, after=after)),
+        labels=tuple(labels_from_feedback(feedback, interactions, after=after)),
+        feedback_ids=tuple(row.feedback_id for row in about_chats(fresh, interactions)),
+        after=after,
+        upto=upto,
+        withdrawn=frozenset(row.supersedes for row in fresh if row.supersedes is not None),
+    )
+
+
+def _answers(store: FeedbackStore, feedback: list[Feedback], *, after: int, upto: int) -> dict[str, Interaction]:
+    """The answers that feedback is about, and those that tell what became of a regenerated one."""
+    interactions = store.get_interactions(name for row in feedback for name in row.interaction_ids)
+    asked_again = [interactions.get(row.interaction_ids[0]) for row in feedback if asks_again(row)]
+    siblings = store.session_interactions({old.session_id for old in asked_again if old is not None}, upto=upto)
+    regenerated = store.related_regenerations(after=after, upto=upto)
+    return interactions | {answer.interaction_id: answer for answer in [*siblings, *regenerated]}

@@ -1,0 +1,146 @@
+"""Feedback about chats as preference pairs and unpaired labels."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from ..store import prompt_key
+from ..types import Feedback, FeedbackKind, Interaction, PreferencePair, UnpairedLabel
+from .regeneration import regenerated_pairs
+from .repeats import count_once
+from .rows import about_chats, are_alternatives, make_label, make_pair, seq_of, standing_feedback
+
+CLEAR_DIFFERENCE = 0.5
+"""Scores, in [0, 1], that differ by less say nothing about which answer is better: people are lenient or strict."""
+
+LOOKBACK = 8
+"""A verdict is held against so many earlier ones on the same prompt; without a limit, the pairs of a prompt that many
+send would grow with the square of their verdicts."""
+
+_VERDICTS = (FeedbackKind.BINARY, FeedbackKind.RATING)
+
+
+def pairs_from_feedback(
+    feedback: Iterable[Feedback], interactions: Mapping[str, Interaction], *, after: int = 0
+) -> list[PreferencePair]:
+    """
+    Makes preference pairs of feedback about chats. Two answers make a pair if they answer the same prompt and differ.
+
+    | feedback | pairs | weight |
+    |---|---|---|
+    | comparison | the preferred answer over the other; none for a tie | 1 |
+    | ranking | each answer of a tier over each of the next tier | 1, shared by the pairs of the two tiers |
+    | correction | the user's rewrite over the answer | 1 |
+    | thumb, rating | the better of two answers over the other, see below | 1 / pairs of the busier answer |
+    | regenerate | the session's next answer to the prompt over the regenerated one | [`REGENERATED_WEIGHT`] |
+    | none | an answer over the one it `regenerates`, once it is accepted, see below | [`REGENERATED_WEIGHT`] |
+
+    A thumb or rating is held against the last [`LOOKBACK`] thumbs and ratings before it on the same prompt, and gives
+    a pair where the scores differ by [`CLEAR_DIFFERENCE`] or more; `margin` is the difference. The busier of the two
+    answers is the one with more pairs of this kind so far.
+
+    A ranking says of two tiers that are not neighbours only what follows from those between, so it gives no pair. It
+    weighs as much as the comparisons of neighbours that it stands for.
+
+    A regenerated answer is accepted when the conversation goes on from it, or by a thumb up, a rating above the
+    middle, or the signal `copy` or `share`. It is preferred to the answer it replaced unless that was accepted before
+    it. Where no feedback tells, the pair has no `feedback_ids`; `interaction_ids` says which answers it is about, and
+    its `seq` is that of the answer which went on. Other implicit signals give no pair.
+
+    Somebody who prefers one answer to another several times, or says what follows from what they said, counts once:
+    see [`~preferences.repeats.count_once`].
+
+    Args:
+        feedback (`Iterable[Feedback]`):
+            Rows of the log by `seq`, superseded ones included.
+        interactions (`Mapping[str, Interaction]`):
+            The interactions that they are about, the other answers of the sessions, and those that regenerated answers
+            were followed by, by id.
+        after (`int`, *optional*, defaults to `0`):
+            Only pairs of which the newest row comes after this `seq`.
+
+    Returns:
+        `list[PreferencePair]`: The pairs by `seq`.
+    """
+    rows = about_chats(standing_feedback(feedback), interactions)
+    pairs = [pair for row in rows for pair in _stated_pairs(row, [interactions[name] for name in row.interaction_ids])]
+    pairs += _mined_pairs([row for row in rows if row.kind in _VERDICTS], interactions)
+    pairs += regenerated_pairs(rows, interactions)
+    # Earlier pairs are needed to know what has been said before.
+    return [pair for pair in count_once(sorted(pairs, key=lambda pair: pair.seq)) if pair.seq > after]
+
+
+def labels_from_feedback(
+    feedback: Iterable[Feedback], interactions: Mapping[str, Interaction], *, after: int = 0
+) -> list[UnpairedLabel]:
+    """
+    Makes an unpaired label of every thumb and rating about a chat.
+
+    Args:
+        feedback (`Iterable[Feedback]`):
+            Rows of the log by `seq`, superseded ones included.
+        interactions (`Mapping[str, Interaction]`):
+            The interactions that they are about, by id.
+        after (`int`, *optional*, defaults to `0`):
+            Only rows after this `seq`.
+
+    Returns:
+        `list[UnpairedLabel]`: The labels by `seq`.
+    """
+    rows = about_chats(standing_feedback(feedback), interactions)
+    return [
+        make_label(row, interactions[row.interaction_ids[0]])
+        for row in rows
+        if row.kind in _VERDICTS and seq_of(row) > after
+    ]
+
+
+def _stated_pairs(row: Feedback, answers: Sequence[Interaction]) -> list[PreferencePair]:
+    """The pairs that one row states on its own."""
+    if row.kind is FeedbackKind.COMPARISON and row.value != "tie":
+        return _pairs_of_tiers(row, [[answer] for answer in (answers if row.value == "first" else answers[::-1])])
+    if row.kind is FeedbackKind.RANKING:
+        ranked = list(zip(row.value, answers, strict=True))
+        tiers = [[answer for rank, answer in ranked if rank == tier] for tier in sorted(set(row.value))]
+        return _pairs_of_tiers(row, tiers)
+    if row.kind is FeedbackKind.CORRECTION:
+        rewrite = replace(answers[0], completion=[{"role": "assistant", "content": row.value}])
+        return _pairs_of_tiers(row, [[rewrite], list(answers)])
+    return []
+
+
+def _pairs_of_tiers(row: Feedback, tiers: Sequence[Sequence[Interaction]]) -> list[PreferencePair]:
+    pairs = []
+    for better, worse in pairwise(tiers):
+        couples = [(one, other) for one in better for other in worse if are_alternatives(one, other)]
+        pairs += [make_pair([row], one, other, weight=1 / len(couples)) for one, other in couples]
+    return pairs
+
+
+def _mined_pairs(verdicts: Iterable[Feedback], interactions: Mapping[str, Interaction]) -> list[PreferencePair]:
+    """The pairs that follow from verdicts, thumbs and ratings, on different answers to the same prompt."""
+    pairs = []
+    earlier: dict[str, deque[tuple[Feedback, Interaction]]] = defaultdict(lambda: deque(maxlen=LOOKBACK))
+    pairs_of: Counter[str] = Counter()
+    for row in verdicts:
+        answer = interactions[row.interaction_ids[0]]
+        recent = earlier[prompt_key(answer.prompt)]
+        partners = [
+            (old, other) for old, other in recent if _clearly_differ(row, old) and are_alternatives(answer, other)
+        ]
+        pairs_of.update([answer.interaction_id] * len(partners))
+        for old, other in partners:
+            pairs_of[other.interaction_id] += 1
+            busier = max(pairs_of[answer.interaction_id], pairs_of[other.interaction_id])
+            one, two = (answer, other) if row.score > old.score else (other, answer)
+            pairs.append(make_pair([old, row], one, two, margin=abs(row.score - old.score), weight=1 / busier))
+        recent.append((row, answer))
+    return pairs
+
+
+def _clearly_differ(row: Feedback, other: Feedback) -> bool:
+    # Scores are quotients: 0.7 - 0.2 is a little less than 0.5.
+    return abs(row.score - other.score) > CLEAR_DIFFERENCE - 1e-9
