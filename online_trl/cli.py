@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from .config import ConfigError, check_choice, check_config_file
+from .database import Database
 from .dataset_import import DatasetFormatError
+from .migrations import REVISIONS
 from .registry import ModelRegistry, RegistryError
 from .store import FeedbackStore, StoreError
 from .types import InvalidRecordError, ModelRole, Purpose, Scope
@@ -54,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     _add_export(commands.add_parser("export", help="write the log as a dataset for any TRL trainer"))
     _add_status(commands.add_parser("status", help="what is in the log, which versions exist, which are live"))
     _add_keys(commands.add_parser("keys", help="who may ask the servers on a log"))
+    _add_database(commands.add_parser("db", help="bring the log's schema up to date"))
     return root
 
 
@@ -171,6 +175,24 @@ def _status(args: argparse.Namespace) -> None:
     console.print(log)
     if args.registry is not None:
         console.print(_versions_table(ModelRegistry(args.registry)))
+
+
+def _add_database(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    upgrade = commands.add_parser("upgrade", help="bring a log of an older release up to date, or make a new one")
+    _add_store(upgrade)
+    upgrade.set_defaults(run=_upgrade)
+
+
+def _upgrade(args: argparse.Namespace) -> None:
+    with contextlib.closing(Database(args.store)) as database:
+        found, newest = database.found_revision, REVISIONS[-1]
+        if found == newest:
+            print(f"{database.name} is up to date: revision {newest}")
+        elif found is None:
+            print(f"{database.name} is new: revision {newest}")
+        else:
+            print(f"{database.name} upgraded from revision {found} to {newest}")
 
 
 def _versions_table(registry: ModelRegistry) -> Table:

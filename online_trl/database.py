@@ -1,16 +1,17 @@
 """
 The database behind the feedback log: opened by URL, brought up to date, read and written in transactions.
 
-A write transaction excludes every other writer, and is on disk when it has been left; errors of the driver come out as
-[`StoreError`].
+A write transaction excludes every other writer, and is on disk when it has been left; readers have connections of
+their own and never wait for it. Errors of the driver come out as [`StoreError`].
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from sqlite3 import sqlite_version_info
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError, StatementError
 
 from . import migrations
 from .migrations import schema
+from .sqlite import FileLockError, has_wal_reset_defect, locked_file
 
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 _SUPPORTED = "sqlite:///path/to/feedback.db and postgresql://user@host/database"
@@ -46,6 +48,9 @@ class Database:
         parsed = _parse(url)
         self.name = parsed.render_as_string(hide_password=True)
         """Its URL, without the password."""
+        self.found_revision: str | None = None
+        """Revision of the schema that was found when it was opened, `None` in a new database."""
+        self._file = _file(parsed)
         self._engine = _create_engine(parsed)
         self._process = os.getpid()
         self._inherited: list[sa.Pool] = []
@@ -74,8 +79,30 @@ class Database:
             yield connection
 
     @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """
+        Keeps other servers off an SQLite file; a PostgreSQL database may have several.
+
+        Raises:
+            [`StoreError`]: if another server has claimed the file.
+        """
+        if self._file is None:
+            yield
+            return
+        claim = locked_file(self._file.with_name(f"{self._file.name}-server"), holder=f"process {os.getpid()}")
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(claim)
+            except FileLockError as error:
+                raise StoreError(
+                    f"{self.name} has a server already ({error}); stop that one, give this one a log of its own, or "
+                    "put the log into PostgreSQL, which several servers may share"
+                ) from error
+            yield
+
+    @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
-        with self._clear_errors(), self._connect() as connection:
+        with self._clear_errors(), self._connect() as connection, _writing_alone(self._file):
             connection.execution_options(writes=True)
             with connection.begin():
                 yield connection
@@ -92,17 +119,21 @@ class Database:
     def _clear_errors(self) -> Iterator[None]:
         try:
             yield
+        except FileLockError as error:
+            raise StoreError(f"{self.name}: {error}") from error
         except SQLAlchemyError as error:
             reason = error.orig if isinstance(error, StatementError) else error
             raise StoreError(f"{self.name}: {reason}") from error
 
     def _migrate(self) -> None:
         with self.reading() as connection:
-            revision = migrations.current_revision(connection)
-        if revision == migrations.REVISIONS[-1]:
+            self.found_revision = migrations.current_revision(connection)
+        if self.found_revision == migrations.REVISIONS[-1]:
             return
-        if revision is not None and revision not in migrations.REVISIONS:
-            raise StoreError(f"{self.name} was written by a newer online-trl (schema {revision}); upgrade the package")
+        if self.found_revision not in (None, *migrations.REVISIONS):
+            raise StoreError(
+                f"{self.name} was written by a newer online-trl (schema {self.found_revision}); upgrade the package"
+            )
         with self._transaction() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
@@ -136,7 +167,7 @@ def _create_engine(url: sa.URL) -> sa.Engine:
             f"a postgresql:// store needs psycopg: pip install 'online-trl[postgres]' ({error})"
         ) from error
     if url.drivername == "sqlite":
-        event.listen(engine, "connect", _set_pragmas)
+        event.listen(engine, "connect", lambda connection, record: _set_pragmas(connection, _file(url)))
         event.listen(engine, "begin", _begin)
     return engine
 
@@ -149,9 +180,24 @@ def _create_folder(url: sa.URL) -> None:
         raise StoreError(f"cannot create the folder of {url}: {error}") from error
 
 
-def _set_pragmas(connection: Any, record: Any) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+def _file(url: sa.URL) -> Path | None:
+    # A link and the file that it leads to are one database.
+    return Path(url.database or "").resolve() if url.drivername == "sqlite" else None
+
+
+def _writing_alone(file: Path | None) -> AbstractContextManager[None]:
+    if file is None or not has_wal_reset_defect(sqlite_version_info):
+        return nullcontext()
+    return locked_file(file.with_name(f"{file.name}-writer"), seconds=_BUSY_SECONDS)
+
+
+def _set_pragmas(connection: Any, file: Path | None) -> None:
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+    # Only the change writes, so that who opens an existing log waits for nobody.
+    if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+        with _writing_alone(file):
+            connection.execute("PRAGMA journal_mode=WAL")
 
 
 def _begin(connection: sa.Connection) -> None:

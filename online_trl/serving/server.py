@@ -58,12 +58,12 @@ def serve(
 
     Raises:
         [`~online_trl.config.ConfigError`]: if the policy, the host or the port cannot be used.
-        [`~online_trl.store.StoreError`]: if the log cannot be opened.
+        [`~online_trl.store.StoreError`]: if the log cannot be opened, or is an SQLite file that has a server already.
         [`~online_trl.registry.RegistryError`]: if the registry cannot be read.
     """
     check_range("port", port, 0, 65535)
     policies = _policy_source(registry_root, policy)
-    with FeedbackStore(store_url) as store:
+    with FeedbackStore(store_url) as store, store.claimed():
         _check_host(host, store)
         with contextlib.closing(_listen(host, port)) as listener:
             asyncio.run(_serve(store, policies, listener, settings or ServerSettings()))

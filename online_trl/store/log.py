@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -96,6 +97,16 @@ class FeedbackStore:
         """Writes what was submitted before, and closes the connections to the database."""
         self._writer.close()
         self._database.close()
+
+    def claimed(self) -> AbstractContextManager[None]:
+        """
+        Keeps other servers off the log while the context lasts, if it is an SQLite file; other readers and writers may
+        use it meanwhile. The claim ends with the process, however that dies.
+
+        Raises:
+            [`StoreError`]: if another server has claimed it; the message names its process.
+        """
+        return self._database.claimed()
 
     def add_interaction(self, interaction: Interaction) -> Interaction:
         """Appends one interaction and returns it as stored, with its `seq`; see [`add_interactions`]."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from online_trl.config import ConfigError
 from online_trl.registry import ModelRegistry, RegistryError, copy_model
 from online_trl.serving.server import serve
-from online_trl.store import StoreError
+from online_trl.store import FeedbackStore, StoreError
 from online_trl.types import ModelRole
 from serving.deployment import Deployment
 
@@ -63,6 +64,12 @@ def test_swap_under_streaming_clients_fails_and_mixes_no_reply(deployment: Deplo
         assert rows[interaction_id].completion == [{"role": "assistant", "content": text}]
     assert deployment.http.get("/healthz").json()["policy_version"] == "policy-0002"
     assert deployment.openai.models.list().data[1].id == "policy-0002"
+
+
+def test_a_second_server_on_an_sqlite_file_is_refused_before_it_loads_a_policy(tmp_path):
+    url = f"sqlite:///{tmp_path / 'feedback.db'}"
+    with FeedbackStore(url) as store, store.claimed(), pytest.raises(StoreError, match=f"process {os.getpid()}"):
+        serve(store_url=url, policy="nobody/no-policy", port=0)
 
 
 def test_promotion_while_switching_back_and_forth_ends_on_the_last(deployment: Deployment):

@@ -269,6 +269,16 @@ def test_an_empty_log_is_empty(store):
     assert store.summary() == StoreSummary(0, 0, 0, {}, {})
 
 
+def test_only_in_postgresql_a_log_has_several_servers(store, store_url):
+    with FeedbackStore(store_url) as other, store.claimed():
+        if store_url.startswith("postgresql"):
+            with other.claimed():
+                assert store.add_interaction(interaction()).seq + 1 == other.add_interaction(interaction()).seq
+        else:
+            with pytest.raises(StoreError, match="has a server already"), other.claimed():
+                pass
+
+
 def test_a_log_is_there_when_opened_again(store, store_url):
     answer = store.add_interaction(interaction())
     store.close()
