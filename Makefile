@@ -7,6 +7,7 @@ demo: .venv/installed-demo
 	$(BIN)/online-trl demo
 
 test: .venv/installed-test
+	.ci/packages
 	$(MAKE) lint
 	$(BIN)/pytest
 	PYTHONPATH=.venv/trl-oldest $(BIN)/pytest tests/test_trainer.py

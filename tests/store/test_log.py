@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -393,31 +394,48 @@ def test_the_same_prompt_has_the_same_key():
     assert prompt_key(prompt) != prompt_key(prompt[1:])
 
 
-def _write(url: str, writer: int, count: int) -> None:
-    with FeedbackStore(url) as store:
-        for number in range(count):
-            answer = store.add_interaction(interaction(session_id=f"{writer}-{number}"))
-            store.add_feedback_batch([thumb(answer), thumb(answer, False)])
+ROUNDS, THREADS, PROCESSES = 15, 4, 3
+
+
+def _write(url: str, writer: int) -> None:
+    with FeedbackStore(url) as store, ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(lambda thread: _write_rounds(store, f"{writer}-{thread}"), range(THREADS)))
+
+
+def _write_rounds(store: FeedbackStore, name: str) -> None:
+    for number in range(ROUNDS):
+        answer, other = interaction(session_id=f"{name}-{number}"), interaction()
+        pending = [
+            store.submit_interactions([answer]),
+            store.submit_feedback([thumb(answer), thumb(answer, False)]),
+            store.submit_interactions([other]),
+        ]
+        seqs = [row.seq for future in pending for row in future.result()]
+        assert store.add_feedback(thumb(other)).seq > max(seqs)
 
 
 def test_no_row_ever_appears_behind_a_reader(store, store_url):
     spawn = multiprocessing.get_context("spawn")
-    writers = [spawn.Process(target=_write, args=(store_url, number, 25)) for number in range(2)]
-    writers += [threading.Thread(target=_write, args=(store_url, number, 25)) for number in (2, 3)]
+    writers = [spawn.Process(target=_write, args=(store_url, number)) for number in range(PROCESSES)]
+    writers.append(threading.Thread(target=_write, args=(store_url, PROCESSES)))
+    total = len(writers) * THREADS * ROUNDS * 5
     for writer in writers:
         writer.start()
     seen: list[int] = []
     cursor = 0
-    while cursor < 4 * 25 * 3:
+    while cursor < total:
         upto = store.latest_seq()
         rows = [*store.interactions(after=cursor, upto=upto), *store.feedback(after=cursor, upto=upto)]
         seen += sorted(row.seq for row in rows)
         cursor = upto
         assert seen == list(range(1, cursor + 1))
-        assert any(writer.is_alive() for writer in writers) or store.latest_seq() == 4 * 25 * 3
+        assert any(writer.is_alive() for writer in writers) or store.latest_seq() == total
     for writer in writers:
         writer.join()
-    assert [writer.exitcode for writer in writers[:2]] == [0, 0]
+    assert [writer.exitcode for writer in writers[:PROCESSES]] == [0] * PROCESSES
+    assert store.summary().latest_seq == total
+    # A second look, at rest, finds what was seen while they wrote.
+    assert seen == sorted(row.seq for row in [*store.interactions(), *store.feedback()])
 
 
 def _open_together(url: str, barrier: Any) -> None:
