@@ -54,12 +54,12 @@ def seal_files(folder: Path) -> dict[str, str]:
         if path.is_symlink():
             raise RegistryError(f"`write` made a symbolic link, `{path.name}`; copy the file, a version keeps its own")
         sync(path)
-    return {path: _sha256(folder / path) for path in files}
+    return {path: file_sha256(folder / path) for path in files}
 
 
 def changed_files(folder: Path, checksums: Mapping[str, str]) -> list[str]:
     """Returns one phrase for each file that is not as it was published."""
-    found = {path: _sha256(folder / path) for path in _files(folder) if path != MANIFEST}
+    found = {path: file_sha256(folder / path) for path in _files(folder) if path != MANIFEST}
     return [
         *(f"`{path}` is missing" for path in sorted(checksums.keys() - found.keys())),
         *(f"`{path}` was added" for path in sorted(found.keys() - checksums.keys())),
@@ -103,7 +103,8 @@ def _files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file's contents."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

@@ -7,27 +7,18 @@ what was sent.
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import anyio
 from anyio.to_thread import run_sync
 
-from ..store import FeedbackStore
-from ..types import Interaction, Purpose, new_id
-from .engine import Engine, Generation, GenerationRequest
-from .schemas import (
-    ANONYMOUS,
-    ChatCompletion,
-    ChatCompletionChunk,
-    ChatCompletionRequest,
-    Choice,
-    ChunkChoice,
-    Usage,
-)
+from ..store import FeedbackStore, Turn
+from ..types import Interaction, Message, Purpose, new_id
+from .engine import DEFAULT_MODEL, ChatRequest, Engine, Generation
+from .schemas import ANONYMOUS, ChatCompletionRequest
 
 CANCELLED = "cancelled"
 """Stands in the log as the finish reason of an answer that the client did not wait for."""
@@ -39,14 +30,31 @@ class Occasion:
     What an answer is part of.
 
     Args:
-        session_id (`str`):
-            Conversation the answer belongs to.
+        session_id (`str`, *optional*):
+            Conversation that the client names.
         purpose ([`~online_trl.types.Purpose`]):
             Why the answer is asked for.
     """
 
-    session_id: str
+    session_id: str | None
     purpose: Purpose
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """
+    A reply that has not begun yet.
+
+    Args:
+        interaction_ids (`tuple[str, ...]`):
+            Id of each of its answers.
+        wire (`AsyncGenerator[bytes, None]`):
+            What the client gets, piece by piece. The last piece of each answer comes after the answer is in the log.
+            When the generator is closed or cancelled before, what was yielded is put into the log.
+    """
+
+    interaction_ids: tuple[str, ...]
+    wire: AsyncGenerator[bytes, None]
 
 
 class Completions:
@@ -58,122 +66,111 @@ class Completions:
             The log.
         engine ([`~online_trl.serving.engine.Engine`]):
             Generates the answers.
+        pin_sessions (`bool`, *optional*, defaults to `False`):
+            Whether a conversation stays with the policy version that answered it first.
     """
 
-    def __init__(self, store: FeedbackStore, engine: Engine) -> None:
+    def __init__(self, store: FeedbackStore, engine: Engine, *, pin_sessions: bool = False) -> None:
         self._store = store
         self._engine = engine
+        self._pin_sessions = pin_sessions
 
-    async def complete(self, body: ChatCompletionRequest, occasion: Occasion) -> ChatCompletion:
+    async def reply(self, request: ChatCompletionRequest, body: Mapping[str, Any], occasion: Occasion) -> Reply:
         """
-        Returns the whole reply, after its answers are in the log.
+        Returns the reply to a request; to read it is to have the answers generated.
+
+        Args:
+            request ([`~online_trl.serving.schemas.ChatCompletionRequest`]):
+                The request.
+            body (`Mapping[str, Any]`):
+                The request as it came.
+            occasion ([`Occasion`]):
+                What the answers are part of.
 
         Raises:
-            [`~online_trl.serving.engine.EngineError`]: if there is no answer.
+            [`~online_trl.serving.engine.EngineError`], [`~online_trl.store.StoreError`]: here or when the reply is
+                read; before the first piece if there is no answer, later if it breaks off.
         """
-        request, user_id = body.generation_request(self._engine.default_version), body.user or ANONYMOUS
-        generations = await self._engine.generate(request)
-        answers = [_Answer(request, user_id, occasion, [generation]) for generation in generations]
-        await self._record(answers)
-        return ChatCompletion(
-            id=answers[0].interaction_id,
-            model=request.policy_version,
-            choices=[answer.choice() for answer in answers],
-            usage=Usage.of(generations),
+        user_id = request.user or ANONYMOUS
+        turn = await run_sync(self._find_turn, request, user_id, occasion)
+        asked = request.chat_request(
+            policy_version=await self._version(request.model, turn),
+            interaction_ids=[new_id() for _ in range(request.n or 1)],
+            body=body,
+        )
+        answers = [_Answer(asked, name, user_id, occasion.purpose, turn) for name in asked.interaction_ids]
+        return Reply(asked.interaction_ids, self._recorded(asked, answers))
+
+    def _find_turn(self, request: ChatCompletionRequest, user_id: str, occasion: Occasion) -> Turn:
+        return self._store.find_turn(
+            [message.message() for message in request.messages],
+            user_id=user_id,
+            purpose=occasion.purpose,
+            session_id=occasion.session_id,
         )
 
-    async def stream(
-        self, body: ChatCompletionRequest, occasion: Occasion
-    ) -> AsyncGenerator[ChatCompletionChunk, None]:
-        """
-        Yields the reply chunk by chunk; the last chunk of each answer comes after the answer is in the log. When the
-        generator is closed or cancelled before, what was yielded is put into the log.
+    async def _version(self, model: str, turn: Turn) -> str:
+        pinned = turn.first_version if self._pin_sessions and model == DEFAULT_MODEL else None
+        # A version that is gone cannot hold on to its conversations.
+        if pinned is not None and pinned in [version.name for version in await self._engine.versions()]:
+            return pinned
+        return await self._engine.resolve(model)
 
-        Raises:
-            [`~online_trl.serving.engine.EngineError`]: before the first chunk if there is no answer, later if it
-                breaks off.
-        """
-        request, user_id = body.generation_request(self._engine.default_version), body.user or ANONYMOUS
-        answers = [_Answer(request, user_id, occasion) for _ in range(request.n)]
-        created = int(time.time())
+    async def _recorded(self, request: ChatRequest, answers: Sequence[_Answer]) -> AsyncGenerator[bytes, None]:
         try:
-            async with aclosing(self._engine.stream(request)) as stretches:
-                async for stretch in stretches:
-                    answer = answers[stretch.index]
-                    delta = answer.take(stretch)
-                    if stretch.finish_reason is not None:
-                        await self._record([answer])
-                    yield ChatCompletionChunk(
-                        id=answers[0].interaction_id, created=created, model=request.policy_version, choices=[delta]
-                    )
+            async with aclosing(self._engine.answer(request)) as pieces:
+                async for piece in pieces:
+                    for stretch in piece.stretches:
+                        answers[stretch.index].stretches.append(stretch)
+                    await self._record([answer for answer in answers if answer.is_finished])
+                    yield piece.wire
         finally:
             with anyio.CancelScope(shield=True):
-                await self._record([answer for answer in answers if answer.is_cut])
+                await self._record([answer for answer in answers if answer.stretches])
 
     async def _record(self, answers: Sequence[_Answer]) -> None:
-        if answers:
-            await run_sync(self._store.add_interactions, [answer.interaction() for answer in answers])
-            for answer in answers:
-                answer.recorded = True
+        due = [answer for answer in answers if not answer.settled]
+        if due:
+            for answer in due:
+                answer.settled = True
+            await run_sync(self._store.add_interactions, [answer.interaction() for answer in due])
 
 
 @dataclass(eq=False)
 class _Answer:
     """One answer on its way to the client and into the log."""
 
-    request: GenerationRequest
+    request: ChatRequest
+    interaction_id: str
     user_id: str
-    occasion: Occasion
+    purpose: Purpose
+    turn: Turn
     stretches: list[Generation] = field(default_factory=list)
-    interaction_id: str = field(default_factory=new_id)
-    recorded: bool = False
+    settled: bool = False
+    """Whether it has been handed to the log, however that ended."""
 
     @property
-    def is_cut(self) -> bool:
-        return bool(self.stretches) and not self.recorded
-
-    def take(self, stretch: Generation) -> ChunkChoice:
-        delta = {"content": stretch.text} if self.stretches else {"role": "assistant", "content": stretch.text}
-        self.stretches.append(stretch)
-        return ChunkChoice(
-            index=stretch.index,
-            delta=delta,
-            finish_reason=stretch.finish_reason,
-            interaction_id=self.interaction_id,
-        )
-
-    def choice(self) -> Choice:
-        generation = Generation.joined(self.stretches)
-        return Choice(
-            index=generation.index,
-            message={"role": "assistant", "content": generation.text},
-            finish_reason=generation.finish_reason,
-            interaction_id=self.interaction_id,
-        )
+    def is_finished(self) -> bool:
+        return bool(self.stretches) and self.stretches[-1].finish_reason is not None
 
     def interaction(self) -> Interaction:
         generation = Generation.joined(self.stretches)
+        origin = generation.origin
         return Interaction(
-            prompt=self.request.messages,
-            completion=[{"role": "assistant", "content": generation.text}],
-            policy_version=self.request.policy_version,
-            session_id=self.occasion.session_id,
+            prompt=self.request.generation.messages,
+            completion=[cast(Message, {"role": "assistant", "content": generation.text, **generation.fields})],
+            policy_version=origin.policy_version,
+            session_id=self.turn.session_id,
             user_id=self.user_id,
-            purpose=self.occasion.purpose,
-            sampling=self._sampling(generation),
+            purpose=self.purpose,
+            sampling={**origin.sampling, "finish_reason": generation.finish_reason or CANCELLED},
             prompt_ids=generation.prompt_ids,
             completion_ids=generation.completion_ids,
             logprobs=generation.logprobs,
+            template_hash=origin.template_hash,
+            weights_hash=origin.weights_hash,
+            upstream_id=origin.upstream_id,
+            parent_id=self.turn.parent_id,
+            regenerates=self.turn.regenerates,
             interaction_id=self.interaction_id,
         )
-
-    def _sampling(self, generation: Generation) -> dict[str, Any]:
-        sampling = self.request.sampling
-        return {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_tokens,
-            "seed": self.request.seed_of(generation.index),
-            "stop": list(sampling.stop),
-            "finish_reason": generation.finish_reason or CANCELLED,
-        }

@@ -7,10 +7,11 @@ log-probability of every token that it draws. A row leaves the batch when its an
 
 from __future__ import annotations
 
+import hashlib
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import jinja2
 import torch
@@ -27,13 +28,16 @@ from ..types import Message
 from .detokenizer import Detokenizer
 from .engine import (
     EngineError,
-    FinishReason,
     Generation,
     GenerationRequest,
     InvalidPromptError,
+    Origin,
     PromptTooLongError,
+    TokenLogprob,
 )
+from .policy_source import PolicySource
 from .sampler import draw
+from .token_text import describe_token
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,20 +50,44 @@ class Policy:
             The causal language model.
         tokenizer (`PreTrainedTokenizerBase`):
             Its tokenizer, with a chat template.
+        name (`str`):
+            Name of the version.
+        weights_hash (`str`):
+            SHA-256 that identifies its weights.
+        template_hash (`str`):
+            SHA-256 of its chat template.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    name: str
+    weights_hash: str
+    template_hash: str
 
     @classmethod
-    def load(cls, path: str | Path, device: str) -> Policy:
-        """Loads a policy from a folder or a hub id."""
+    def load(cls, policies: PolicySource, version: str, device: str) -> Policy:
+        """
+        Loads a version from its source.
+
+        Args:
+            policies ([`~online_trl.serving.policy_source.PolicySource`]):
+                Where it is.
+            version (`str`):
+                Its name.
+            device (`str`):
+                Where it is to run.
+
+        Raises:
+            `ValueError`: if its tokenizer has no chat template.
+        """
+        path = policies.locate(version)
         tokenizer = AutoTokenizer.from_pretrained(path)
         if tokenizer.chat_template is None:
             raise ValueError("its tokenizer has no chat template, so that it cannot answer messages")
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
         model.to(torch.device(device))
-        return cls(model.eval(), tokenizer)
+        template_hash = hashlib.sha256(tokenizer.get_chat_template().encode()).hexdigest()
+        return cls(model.eval(), tokenizer, version, policies.weights_hash(version), template_hash)
 
     @property
     def context_length(self) -> int:
@@ -81,7 +109,14 @@ class Policy:
         return frozenset(end for end in [*ends, self.tokenizer.eos_token_id] if end is not None)
 
     def encode(self, messages: list[Message]) -> list[int]:
-        """Returns the token ids of the prompt that asks for the next assistant message."""
+        """
+        Returns the token ids of the prompt that asks for the next assistant message.
+
+        Raises:
+            [`InvalidPromptError`]: if the messages are not all text, or not what the chat template takes.
+        """
+        if any(not isinstance(message["content"], str) for message in messages):
+            raise InvalidPromptError("a message holds parts that are no text; the policy reads only text")
         try:
             text = self.tokenizer.apply_chat_template(
                 [{"role": message["role"], "content": message["content"]} for message in messages],
@@ -103,6 +138,10 @@ class Policy:
         if room < 1:
             raise PromptTooLongError(prompt_length, self.context_length)
         return min(room, max_tokens or self.generation_config.max_new_tokens or room)
+
+
+Candidate = tuple[int, float]
+"""A token that could have been drawn, and its log-probability."""
 
 
 class Row:
@@ -129,6 +168,8 @@ class Row:
         """Set from another thread when nobody waits for the answer any more."""
         self.finished = False
         self.prompt_ids: list[int] = []
+        seed = request.seed_of(index)
+        self._seed = random.getrandbits(32) if seed is None else seed
 
     def start(self) -> None:
         """
@@ -141,18 +182,29 @@ class Row:
         self.prompt_ids = self.policy.encode(self.request.messages)
         self._left = self.policy.answer_length(len(self.prompt_ids), sampling.max_tokens)
         self._end_ids = self.policy.end_ids
-        self._random = random.Random(self.request.seed_of(self.index))
+        self._random = random.Random(self._seed)
         self._detokenizer = Detokenizer(self.policy.decode, sampling.stop)
-        self._text, self._ids, self._logprobs = "", list[int](), list[float]()
+        self._origin = self._make_origin()
+        self._clear()
 
     def uniform(self) -> float:
         """Returns the row's next random number."""
         return self._random.random()
 
-    def push(self, token_id: int, logprob: float) -> Generation | None:
-        """Takes the token that was drawn and returns the stretch that is to be delivered now, if any."""
+    def push(self, token_id: int, logprob: float, candidates: Sequence[Candidate]) -> Generation | None:
+        """
+        Takes the token that was drawn and returns the stretch that is to be delivered now, if any.
+
+        Args:
+            token_id (`int`), logprob (`float`):
+                The token.
+            candidates (`Sequence[Candidate]`):
+                The likeliest tokens for its place, likeliest first; at least as many as were asked for.
+        """
         self._ids.append(token_id)
         self._logprobs.append(logprob)
+        if self.request.top_logprobs is not None:
+            self._tokens.append(self._describe(token_id, logprob, candidates[: self.request.top_logprobs]))
         self._left -= 1
         ended = token_id in self._end_ids
         if not ended:
@@ -163,20 +215,48 @@ class Row:
             return self._stretch("length")
         return self._stretch(None) if self.streaming and self._text else None
 
-    def _stretch(self, finish_reason: FinishReason | None) -> Generation:
+    def _stretch(self, finish_reason: str | None) -> Generation:
         if finish_reason is not None:
             self.finished = True
             self._text += self._detokenizer.finish()
         stretch = Generation(
             text=self._text,
+            origin=self._origin,
             prompt_ids=self.prompt_ids,
             completion_ids=self._ids,
             logprobs=self._logprobs,
+            tokens=None if self.request.top_logprobs is None else self._tokens,
             finish_reason=finish_reason,
             index=self.index,
         )
-        self._text, self._ids, self._logprobs = "", [], []
+        self._clear()
         return stretch
+
+    def _clear(self) -> None:
+        self._text, self._ids, self._logprobs = "", list[int](), list[float]()
+        self._tokens: list[TokenLogprob] = []
+
+    def _describe(self, token_id: int, logprob: float, candidates: Sequence[Candidate]) -> TokenLogprob:
+        tokenizer = self.policy.tokenizer
+        token = describe_token(tokenizer, token_id, logprob)
+        # What the nucleus leaves out has no probability, which JSON has no number for.
+        possible = [describe_token(tokenizer, *candidate) for candidate in candidates if candidate[1] > -math.inf]
+        return TokenLogprob(token.token, token.logprob, token.bytes, possible)
+
+    def _make_origin(self) -> Origin:
+        sampling = self.request.sampling
+        return Origin(
+            policy_version=self.policy.name,
+            sampling={
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "max_tokens": sampling.max_tokens,
+                "seed": self._seed,
+                "stop": list(sampling.stop),
+            },
+            template_hash=self.policy.template_hash,
+            weights_hash=self.policy.weights_hash,
+        )
 
 
 Delivery = tuple[Row, Generation | EngineError]
@@ -199,9 +279,9 @@ def answer_batch(rows: Sequence[Row], deliver: Callable[[list[Delivery]], None])
         return
     batch = _Batch(rows)
     while batch.rows:
-        tokens, logprobs = batch.draw()
-        drawn = zip(batch.rows, tokens, logprobs, strict=True)
-        deliver([(row, stretch) for row, token, logprob in drawn if (stretch := row.push(token, logprob))])
+        tokens, logprobs, candidates = batch.draw()
+        pushed = map(Row.push, batch.rows, tokens, logprobs, candidates)
+        deliver([(row, stretch) for row, stretch in zip(batch.rows, pushed, strict=True) if stretch])
         batch.drop_done()
 
 
@@ -237,14 +317,22 @@ class _Batch:
         self._temperature = torch.tensor([each.temperature for each in sampling], dtype=torch.float32, device=device)
         self._top_p = torch.tensor([each.top_p for each in sampling], dtype=torch.float32, device=device)
 
-    def draw(self) -> tuple[list[int], list[float]]:
-        """Returns the next token of each row and its log-probability."""
+    def draw(self) -> tuple[list[int], list[float], list[list[Candidate]]]:
+        """Returns for each row its next token, the log-probability of that, and the candidates that are asked for."""
         uniform = torch.tensor([row.uniform() for row in self.rows], dtype=torch.float64, device=self._mask.device)
-        tokens, logprobs = draw(self._logits(), self._temperature, self._top_p, uniform)
+        tokens, logprobs, distribution = draw(self._logits(), self._temperature, self._top_p, uniform)
         self._input_ids = tokens[:, None]
         self._positions = self._positions[:, -1:] + 1
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self.rows), 1)], dim=-1)
-        return tokens.tolist(), logprobs.tolist()
+        return tokens.tolist(), logprobs.tolist(), self._candidates(distribution)
+
+    def _candidates(self, distribution: torch.Tensor) -> list[list[Candidate]]:
+        wanted = max(row.request.top_logprobs or 0 for row in self.rows)
+        likeliest = distribution.topk(min(wanted, distribution.shape[-1]), dim=-1)
+        return [
+            list(zip(ids, logprobs, strict=True))
+            for ids, logprobs in zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+        ]
 
     def drop_done(self) -> None:
         """Drops the rows that are finished or no longer wanted."""

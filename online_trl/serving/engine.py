@@ -1,21 +1,28 @@
 """
 What the server asks of whatever generates: the records that go in and out, and the interface between.
 
-A [`Generation`] is a stretch of an answer. A stream is consecutive stretches, a whole answer is their concatenation,
-and what a client got before it hung up is the first of them: all three are one record.
+A reply comes in pieces: bytes for the client, and the stretches of the answers that they carry, for the log. So a
+reply of our own making and one that is passed through are handled alike. A [`Generation`] is a stretch of an answer. A
+stream is consecutive stretches, a whole answer is their concatenation, and what a client got before it hung up is the
+first of them: all three are one record.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
-from typing import Literal, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ..types import Message
 
-FinishReason = Literal["stop", "length"]
+DEFAULT_MODEL = "default"
+"""Alias of the version in service."""
+CANARY_MODEL = "canary"
+"""Alias of the newest policy that no gate has decided on yet; of the version in service where there is none."""
+
+_Item = TypeVar("_Item")
 
 
 class EngineError(RuntimeError):
@@ -39,6 +46,30 @@ class UnknownVersionError(EngineError):
 
 class VersionLoadError(EngineError):
     """A policy version exists but cannot be loaded."""
+
+
+class UpstreamError(EngineError):
+    """The upstream server cannot be reached, broke off, or said what is no chat completion."""
+
+
+class UpstreamTimeoutError(UpstreamError):
+    """The upstream server did not answer in time."""
+
+
+class UpstreamRefusedError(UpstreamError):
+    """
+    The upstream server refused the request; its reply is the client's.
+
+    Args:
+        status (`int`), body (`bytes`), media_type (`str`):
+            The reply.
+    """
+
+    def __init__(self, status: int, body: bytes, media_type: str) -> None:
+        self.status = status
+        self.body = body
+        self.media_type = media_type
+        super().__init__(f"the upstream server refused the request with status {status}")
 
 
 class InvalidPromptError(EngineError):
@@ -102,16 +133,99 @@ class GenerationRequest:
             How the answer is drawn. With several answers, the seed of each is [`GenerationRequest.seed_of`] it.
         n (`int`, *optional*, defaults to `1`):
             How many answers.
+        top_logprobs (`int`, *optional*):
+            How many candidates to name for each token. `None` names no token at all.
     """
 
     messages: list[Message]
     policy_version: str
     sampling: Sampling = Sampling()
     n: int = 1
+    top_logprobs: int | None = None
 
     def seed_of(self, index: int) -> int | None:
         """Returns the seed of one of the answers: each has its own, or all would be the same."""
         return None if self.sampling.seed is None else self.sampling.seed + index
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """
+    A request for a chat completion: what is to be generated, and how the reply is written.
+
+    Args:
+        generation ([`GenerationRequest`]):
+            What is to be generated.
+        interaction_ids (`tuple[str, ...]`):
+            Id of each answer in the log.
+        body (`Mapping[str, Any]`):
+            The request as the client sent it.
+        stream (`bool`, *optional*, defaults to `False`):
+            Whether the reply is a stream of events or one JSON object.
+        include_usage (`bool`, *optional*, defaults to `False`):
+            Whether a stream ends with the number of tokens.
+    """
+
+    generation: GenerationRequest
+    interaction_ids: tuple[str, ...]
+    body: Mapping[str, Any]
+    stream: bool = False
+    include_usage: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """
+    How an answer came about, as far as the engine knows.
+
+    Args:
+        policy_version (`str`):
+            What answered.
+        sampling (`Mapping[str, Any]`):
+            Sampling parameters that were in force.
+        template_hash (`str`, *optional*), weights_hash (`str`, *optional*):
+            SHA-256 of the chat template and of the weights.
+        upstream_id (`str`, *optional*):
+            Id that an upstream server gave its completion.
+    """
+
+    policy_version: str
+    sampling: Mapping[str, Any]
+    template_hash: str | None = None
+    weights_hash: str | None = None
+    upstream_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCandidate:
+    """
+    A token that was, or could have been, drawn.
+
+    Args:
+        token (`str`):
+            Its text.
+        logprob (`float`):
+            Log-probability under the sampling distribution.
+        bytes (`list[int]`, *optional*):
+            Its UTF-8 bytes; unlike texts, those of consecutive tokens can be joined where a character is split.
+    """
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob(TokenCandidate):
+    """
+    A token that was drawn, with the likeliest candidates for its place; those that `top_p` ruled out are left out.
+
+    Args:
+        top_logprobs (`list[TokenCandidate]`):
+            Likeliest first.
+    """
+
+    top_logprobs: list[TokenCandidate]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,39 +236,111 @@ class Generation:
     Args:
         text (`str`):
             Text of the stretch.
-        prompt_ids (`list[int]`):
+        origin ([`Origin`]):
+            How it came about.
+        prompt_ids (`list[int]`, *optional*):
             Token ids of the prompt; the same in every stretch.
-        completion_ids (`list[int]`):
+        completion_ids (`list[int]`, *optional*):
             Token ids of the stretch as they were sampled, the one that ends the answer included.
-        logprobs (`list[float]`):
+        logprobs (`list[float]`, *optional*):
             For each of them, the natural logarithm of the probability with which it was drawn: the softmax of the
             logits divided by the temperature, cut to the `top_p` nucleus and scaled back to sum to one. At temperature
             0 nothing is drawn, and the plain softmax (temperature 1, no cut) is taken.
-        finish_reason (`"stop"` or `"length"`, *optional*):
-            Why the answer ends here: the policy or a stop text ended it, or there was no room for more. `None` if it
-            goes on.
+        tokens (`list[TokenLogprob]`, *optional*):
+            The same tokens as the client sees them, if it asked for them.
+        fields (`Mapping[str, Any]`, *optional*):
+            What the message holds beside its role and content, such as `tool_calls`.
+        finish_reason (`str`, *optional*):
+            Why the answer ends here: `"stop"` if the policy or a stop text ended it, `"length"` if there was no room
+            for more. `None` if it goes on.
         index (`int`, *optional*, defaults to `0`):
             Which of the answers to the request it belongs to.
     """
 
     text: str
-    prompt_ids: list[int]
-    completion_ids: list[int]
-    logprobs: list[float]
-    finish_reason: FinishReason | None = None
+    origin: Origin
+    prompt_ids: list[int] | None = None
+    completion_ids: list[int] | None = None
+    logprobs: list[float] | None = None
+    tokens: list[TokenLogprob] | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    finish_reason: str | None = None
     index: int = 0
 
     @classmethod
     def joined(cls, stretches: Sequence[Generation]) -> Generation:
         """Returns consecutive stretches of one answer, at least one, as one stretch."""
+        fields: dict[str, Any] = {}
+        for stretch in stretches:
+            merge_fields(fields, stretch.fields)
         return cls(
             text="".join(stretch.text for stretch in stretches),
-            prompt_ids=stretches[0].prompt_ids,
-            completion_ids=list(chain.from_iterable(stretch.completion_ids for stretch in stretches)),
-            logprobs=list(chain.from_iterable(stretch.logprobs for stretch in stretches)),
+            origin=stretches[0].origin,
+            prompt_ids=next((each.prompt_ids for each in stretches if each.prompt_ids is not None), None),
+            completion_ids=_chained(stretch.completion_ids for stretch in stretches),
+            logprobs=_chained(stretch.logprobs for stretch in stretches),
+            tokens=_chained(stretch.tokens for stretch in stretches),
+            fields=fields,
             finish_reason=stretches[-1].finish_reason,
             index=stretches[0].index,
         )
+
+
+def merge_fields(fields: dict[str, Any], delta: Mapping[str, Any]) -> None:
+    """
+    Puts what a message grew by into its fields: texts grow at their end, and parts of a list go where their `index`
+    says.
+
+    Args:
+        fields (`dict[str, Any]`):
+            The message so far; changed in place.
+        delta (`Mapping[str, Any]`):
+            What comes to it.
+    """
+    for name, value in delta.items():
+        known = fields.get(name)
+        if isinstance(value, list):
+            fields[name] = _merged_list(known if isinstance(known, list) else [], value)
+        elif isinstance(value, dict):
+            fields[name] = known if isinstance(known, dict) else {}
+            merge_fields(fields[name], value)
+        elif isinstance(value, str) and isinstance(known, str) and name not in ("id", "type"):
+            fields[name] = known + value
+        elif value is not None:
+            fields[name] = value
+
+
+def _merged_list(parts: list[Any], delta: list[Any]) -> list[Any]:
+    for part in delta:
+        if not isinstance(part, dict) or "index" not in part:
+            parts.append(part)
+            continue
+        known = next((each for each in parts if isinstance(each, dict) and each.get("index") == part["index"]), None)
+        if known is None:
+            parts.append(known := {})
+        merge_fields(known, part)
+    return parts
+
+
+def _chained(parts: Iterable[list[_Item] | None]) -> list[_Item] | None:
+    known = [part for part in parts if part is not None]
+    return list(chain.from_iterable(known)) if known else None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """
+    A piece of a reply.
+
+    Args:
+        wire (`bytes`):
+            What the client gets: a whole number of events of a stream, or the whole reply.
+        stretches (`tuple[Generation, ...]`):
+            What it carries of the answers. The last stretch of each answer, and only it, has a `finish_reason`.
+    """
+
+    wire: bytes
+    stretches: tuple[Generation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,24 +352,42 @@ class ServedVersion:
 
 
 class Engine(Protocol):
-    """Generates answers with one of several policy versions, of which one is the default."""
+    """Answers with one of several policy versions, of which one is the default."""
 
     @property
     def default_version(self) -> str:
         """Version that answers when none is asked for."""
         ...
 
-    def versions(self) -> list[ServedVersion]:
-        """Returns every version that can be asked for, oldest first. May read files: not for the event loop."""
+    async def versions(self) -> list[ServedVersion]:
+        """Returns every version that can be asked for, oldest first."""
+        ...
+
+    async def resolve(self, model: str) -> str:
+        """Returns the version that a name stands for now: [`DEFAULT_MODEL`], [`CANARY_MODEL`], or a version's own."""
         ...
 
     async def start(self) -> None:
-        """Loads the default version."""
+        """Makes the default version ready."""
         ...
 
     async def stop(self) -> None:
-        """Finishes what was asked for and frees the engine's threads."""
+        """Finishes what was asked for and frees what the engine holds."""
         ...
+
+    def answer(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
+        """
+        Yields the reply piece by piece, several answers side by side; a whole reply is one piece. To close the
+        generator is to take back the request.
+
+        Raises:
+            [`EngineError`]: one of its kinds; when the request cannot be met at all, before the first piece.
+        """
+        ...
+
+
+class SwitchableEngine(Engine, Protocol):
+    """An engine whose default version can change while it answers."""
 
     async def switch(self, version: str) -> None:
         """
@@ -191,24 +395,5 @@ class Engine(Protocol):
 
         Raises:
             [`UnknownVersionError`], [`VersionLoadError`]: and the default stays as it was.
-        """
-        ...
-
-    async def generate(self, request: GenerationRequest) -> list[Generation]:
-        """
-        Returns the whole answers, `request.n` of them, in the order of their index.
-
-        Raises:
-            [`EngineError`]: one of its kinds, if there is no answer.
-        """
-        ...
-
-    def stream(self, request: GenerationRequest) -> AsyncGenerator[Generation, None]:
-        """
-        Yields the answers stretch by stretch, several side by side; the last stretch of each, and only it, has a
-        `finish_reason`. To close the generator is to take back the request.
-
-        Raises:
-            [`EngineError`]: one of its kinds; when the request cannot be met at all, before the first stretch.
         """
         ...

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ..store import IdempotencyConflictError, StoreError, UnknownFeedbackError, UnknownInteractionError
 from ..types import InvalidRecordError
-from .engine import EngineError, InvalidPromptError, PromptTooLongError, UnknownVersionError
+from .engine import (
+    EngineError,
+    InvalidPromptError,
+    PromptTooLongError,
+    UnknownVersionError,
+    UpstreamError,
+    UpstreamRefusedError,
+    UpstreamTimeoutError,
+)
 from .schemas import ErrorDetail, ErrorReply
 
 _INVALID, _SERVER = "invalid_request_error", "server_error"
@@ -40,6 +48,8 @@ _REPLIES: dict[type[Exception], tuple[int, str, str | None, str | None]] = {
     UnknownVersionError: (404, _INVALID, "model", "model_not_found"),
     PromptTooLongError: (400, _INVALID, "messages", "context_length_exceeded"),
     InvalidPromptError: (400, _INVALID, "messages", None),
+    UpstreamTimeoutError: (504, _SERVER, None, "upstream_timeout"),
+    UpstreamError: (502, _SERVER, None, "upstream_failed"),
     EngineError: (500, _SERVER, None, None),
     InvalidRecordError: (422, _INVALID, None, None),
     UnknownInteractionError: (404, _INVALID, "interaction_ids", "interaction_not_found"),
@@ -67,6 +77,7 @@ def add_error_handlers(app: FastAPI) -> None:
     """Makes every error of an app a reply in one shape."""
     for error_type in _REPLIES:
         app.add_exception_handler(error_type, _on_known_error)
+    app.add_exception_handler(UpstreamRefusedError, _on_upstream_refusal)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(StarletteHTTPException, _on_http_error)
 
@@ -86,6 +97,11 @@ def _describe(error: Exception) -> tuple[int, str, str | None, str | None]:
 
 def _on_known_error(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(error_reply(error).model_dump(), _describe(error)[0])
+
+
+def _on_upstream_refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, UpstreamRefusedError)
+    return Response(error.body, error.status, media_type=error.media_type)
 
 
 def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:

@@ -6,13 +6,13 @@ import asyncio
 import logging
 
 from ..registry import RegistryError
-from .engine import Engine, EngineError
+from .engine import EngineError, SwitchableEngine
 from .policy_source import PolicySource
 
 logger = logging.getLogger(__name__)
 
 
-async def follow_live(policies: PolicySource, engine: Engine, *, interval: float = 0.5) -> None:
+async def follow_live(policies: PolicySource, engine: SwitchableEngine, *, interval: float = 0.5) -> None:
     """
     Switches the engine to the live version whenever that changes, until cancelled. What goes wrong is reported once,
     and the version before stays in service.
@@ -20,7 +20,7 @@ async def follow_live(policies: PolicySource, engine: Engine, *, interval: float
     Args:
         policies ([`~online_trl.serving.policy_source.PolicySource`]):
             Says which version is live.
-        engine ([`~online_trl.serving.engine.Engine`]):
+        engine ([`~online_trl.serving.engine.SwitchableEngine`]):
             Switched to it.
         interval (`float`, *optional*, defaults to `0.5`):
             Seconds between two looks.

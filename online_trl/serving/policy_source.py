@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from collections.abc import Mapping
 from datetime import datetime, timezone
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Protocol
 
 from ..config import ConfigError
 from ..registry import ModelRegistry
-from ..types import ModelRole, utcnow
+from ..registry.versions import file_sha256
+from ..types import ModelRole, VersionStatus, utcnow
 from .engine import ServedVersion
 
+# As `save_pretrained` names them, now and in earlier days.
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "adapter_model.*")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -26,8 +33,16 @@ class PolicySource(Protocol):
         """Returns the version in service, if there is one."""
         ...
 
+    def canary(self) -> str | None:
+        """Returns the newest version that no gate has decided on yet, if there is one."""
+        ...
+
     def locate(self, version: str) -> str | Path:
         """Returns what `from_pretrained` loads the version from, once its files are known to be whole."""
+        ...
+
+    def weights_hash(self, version: str) -> str:
+        """Returns a SHA-256 that identifies the weights of a version that has been loaded."""
         ...
 
 
@@ -52,9 +67,20 @@ class RegistryPolicies:
         version = self.registry.live(ModelRole.POLICY)
         return None if version is None else version.name
 
+    def canary(self) -> str | None:
+        undecided = [
+            version.name
+            for version in self.registry.versions(ModelRole.POLICY)
+            if version.status is VersionStatus.CANDIDATE
+        ]
+        return undecided[-1] if undecided else None
+
     def locate(self, version: str) -> Path:
         self.registry.verify(version)
         return self.registry.path(version)
+
+    def weights_hash(self, version: str) -> str:
+        return _weights_hash(self.registry.get(version).checksums)
 
 
 class SinglePolicy:
@@ -87,8 +113,34 @@ class SinglePolicy:
     def live(self) -> str:
         return self._name
 
+    def canary(self) -> None:
+        return None
+
     def locate(self, version: str) -> str:
         return self._model
+
+    def weights_hash(self, version: str) -> str:
+        folder = Path(self._model)
+        if not folder.is_dir():
+            folder = _cached_folder(self._model)
+        return _weights_hash({path.name: file_sha256(path) for path in folder.iterdir() if _holds_weights(path.name)})
+
+
+def _weights_hash(checksums: Mapping[str, str]) -> str:
+    weights = {name: checksum for name, checksum in checksums.items() if _holds_weights(name)}
+    return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()
+
+
+def _holds_weights(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in _WEIGHTS)
+
+
+def _cached_folder(hub_id: str) -> Path:
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(hub_id, "config.json")
+    assert isinstance(config, str), "a model that was loaded is in the cache"
+    return Path(config).parent
 
 
 def _check_model_folder(folder: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 
 def draw(
     logits: torch.Tensor, temperature: torch.Tensor, top_p: torch.Tensor, uniform: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     Draws one token per row by inverting the cumulative distribution.
 
@@ -26,8 +26,9 @@ def draw(
             Random numbers in [0, 1).
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`, both of shape `(B,)`: the tokens, and the log-probability of each under
-        the distribution that it was drawn from (at temperature 0: under the softmax of the logits).
+        `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: the tokens of shape `(B,)`; the log-probability of each, of
+        the same shape; and those of all tokens, of shape `(B, V)`, under the distribution that it was drawn from (at
+        temperature 0: under the softmax of the logits).
     """
     logits = logits.float()
     greedy = temperature == 0
@@ -39,7 +40,7 @@ def draw(
     cumulative = logprobs.double().exp().cumsum(dim=-1)
     drawn = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).squeeze(-1)
     tokens = torch.where(greedy, logits.argmax(dim=-1), drawn.clamp(max=logits.shape[-1] - 1))
-    return tokens, logprobs.gather(-1, tokens[:, None]).squeeze(-1)
+    return tokens, logprobs.gather(-1, tokens[:, None]).squeeze(-1), logprobs
 
 
 def _nucleus(logprobs: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:

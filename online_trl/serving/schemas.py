@@ -1,15 +1,17 @@
 """
 What goes over the wire for chat: the bodies of requests and replies, and what all bodies are made of.
 
-Chat completions take what OpenAI's clients send and ignore the fields that have no meaning here.
+Chat completions take what OpenAI's clients send; fields that are not among those named here mean something to an
+upstream server at most.
 """
 
 from __future__ import annotations
 
-import random
+import math
 import re
 import time
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -17,18 +19,17 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
+    model_validator,
 )
 
 from ..types import Message
-from .engine import Generation, GenerationRequest, Sampling
+from .engine import DEFAULT_MODEL, ChatRequest, Generation, GenerationRequest, Sampling, TokenLogprob
 
-DEFAULT_MODEL = "default"
-"""Alias of the version in service."""
 ANONYMOUS = "anonymous"
 """User of a request that names none."""
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_DEEPEST = 64
 
 
 def check_text(text: str) -> str:
@@ -36,6 +37,26 @@ def check_text(text: str) -> str:
     if _UNSTORABLE.search(text):
         raise ValueError("the text holds NUL or half of a surrogate pair, which cannot be stored")
     return text
+
+
+def _check_storable(body: Any) -> None:
+    """Refuses JSON that the log, or an upstream server, could not take."""
+    level = [body]
+    for _ in range(_DEEPEST):
+        for value in level:
+            if isinstance(value, str):
+                check_text(value)
+            elif isinstance(value, float) and not math.isfinite(value):
+                raise ValueError("a number is not finite")
+        level = [part for value in level for part in _parts(value)]
+    if level:
+        raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return (*value.keys(), *value.values())
+    return value if isinstance(value, list) else ()
 
 
 Text = Annotated[str, AfterValidator(check_text)]
@@ -57,41 +78,62 @@ class ErrorReply(BaseModel):
     error: ErrorDetail
 
 
-class TextPart(BaseModel):
-    """A piece of a message's content."""
+class ContentPart(BaseModel):
+    """A piece of a message's content: a text, or something that only an upstream server may be able to read."""
 
-    type: Literal["text"]
-    text: str
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    text: str | None = None
 
 
-def _join_parts(content: Any) -> Any:
-    if not isinstance(content, list):
-        return content
-    try:
-        return "".join(TextPart.model_validate(part).text for part in content)
-    except ValidationError as error:
-        raise ValueError("a part of a message is {'type': 'text', 'text': …}; the policy reads only text") from error
+def _join_texts(content: Any) -> Any:
+    """Joins the parts of a content that is nothing but text."""
+    is_text = isinstance(content, list) and all(_is_text_part(part) for part in content)
+    return "".join(part["text"] for part in content) if is_text else content
+
+
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 class ChatMessage(BaseModel):
-    """One message of a conversation; content in parts is joined."""
+    """One message of a conversation; texts in parts are joined."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[Text, BeforeValidator(_join_parts, json_schema_input_type=str | list[TextPart])]
+    model_config = ConfigDict(extra="allow")
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Annotated[
+        str | list[ContentPart] | None,
+        BeforeValidator(_join_texts, json_schema_input_type=str | list[ContentPart] | None),
+    ] = None
+
+    @model_validator(mode="after")
+    def _has_content(self) -> ChatMessage:
+        if self.content is None and self.role != "assistant":
+            raise ValueError("`content` is required")
+        return self
 
     def message(self) -> Message:
-        """Returns it as the message that the policy sees."""
-        return {"role": self.role, "content": self.content}
+        """Returns it as the message that the policy sees; fields that say nothing are left out."""
+        fields = {name: value for name, value in self.model_dump(exclude_unset=True).items() if value}
+        return cast(Message, fields | {"role": self.role, "content": fields.get("content", "")})
 
 
 def _listed(stop: Any) -> Any:
     return [] if stop is None else [stop] if isinstance(stop, str) else stop
 
 
+class StreamOptions(BaseModel):
+    """How a stream is written."""
+
+    include_usage: bool | None = None
+
+
 class ChatCompletionRequest(BaseModel):
     """Body of `POST /v1/chat/completions`. What is `null` has its default."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="allow")
 
     messages: list[ChatMessage] = Field(min_length=1)
     model: Name = DEFAULT_MODEL
@@ -106,23 +148,65 @@ class ChatCompletionRequest(BaseModel):
         Field(max_length=16),
         BeforeValidator(_listed, json_schema_input_type=str | list[str] | None),
     ] = Field(default_factory=list)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
     stream: bool | None = None
+    stream_options: StreamOptions | None = None
     user: Name | None = None
 
-    def generation_request(self, default_version: str) -> GenerationRequest:
-        """Returns what the engine is to generate; a random seed is drawn here, so that it is known afterwards."""
-        return GenerationRequest(
+    @model_validator(mode="before")
+    @classmethod
+    def _can_be_stored(cls, body: Any) -> Any:
+        _check_storable(body)
+        return body
+
+    @model_validator(mode="after")
+    def _candidates_need_logprobs(self) -> ChatCompletionRequest:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("`top_logprobs` needs `logprobs` to be true")
+        return self
+
+    def chat_request(
+        self, *, policy_version: str, interaction_ids: Sequence[str], body: Mapping[str, Any]
+    ) -> ChatRequest:
+        """
+        Returns what the engine is asked for.
+
+        Args:
+            policy_version (`str`):
+                The version that answers.
+            interaction_ids (`Sequence[str]`):
+                Id of each answer.
+            body (`Mapping[str, Any]`):
+                This request as it came.
+        """
+        generation = GenerationRequest(
             messages=[message.message() for message in self.messages],
-            policy_version=default_version if self.model == DEFAULT_MODEL else self.model,
+            policy_version=policy_version,
             sampling=Sampling(
                 temperature=1.0 if self.temperature is None else self.temperature,
                 top_p=1.0 if self.top_p is None else self.top_p,
                 max_tokens=self.max_completion_tokens or self.max_tokens,
-                seed=random.getrandbits(32) if self.seed is None else self.seed,
+                seed=self.seed,
                 stop=tuple(self.stop),
             ),
-            n=self.n or 1,
+            n=len(interaction_ids),
+            top_logprobs=self.top_logprobs or 0 if self.logprobs else None,
         )
+        return ChatRequest(
+            generation=generation,
+            interaction_ids=tuple(interaction_ids),
+            body=body,
+            stream=bool(self.stream),
+            include_usage=bool(self.stream_options and self.stream_options.include_usage),
+        )
+
+
+class ChoiceLogprobs(BaseModel):
+    """The tokens of a choice, each that was drawn, the one that ends the answer included."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
 
 
 class Choice(BaseModel):
@@ -131,7 +215,7 @@ class Choice(BaseModel):
     index: int
     message: dict[str, str]
     finish_reason: str | None
-    logprobs: None = None
+    logprobs: ChoiceLogprobs | None = None
     interaction_id: str
 
 
@@ -143,10 +227,10 @@ class Usage(BaseModel):
     total_tokens: int
 
     @classmethod
-    def of(cls, answers: list[Generation]) -> Usage:
-        """Counts the tokens of the answers to one prompt."""
-        prompt = len(answers[0].prompt_ids)
-        completion = sum(len(answer.completion_ids) for answer in answers)
+    def of(cls, answers: Sequence[Generation]) -> Usage:
+        """Counts the tokens of the answers to one prompt, or of their stretches."""
+        prompt = len(answers[0].prompt_ids or [])
+        completion = sum(len(answer.completion_ids or []) for answer in answers)
         return cls(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
 
@@ -157,6 +241,7 @@ class ChatCompletion(BaseModel):
     object: Literal["chat.completion"] = "chat.completion"
     created: int = Field(default_factory=lambda: int(time.time()))
     model: str
+    system_fingerprint: str
     choices: list[Choice]
     usage: Usage
 
@@ -167,7 +252,7 @@ class ChunkChoice(BaseModel):
     index: int
     delta: dict[str, str]
     finish_reason: str | None
-    logprobs: None = None
+    logprobs: ChoiceLogprobs | None = None
     interaction_id: str
 
 
@@ -178,7 +263,9 @@ class ChatCompletionChunk(BaseModel):
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int
     model: str
+    system_fingerprint: str
     choices: list[ChunkChoice]
+    usage: Usage | None = None
 
 
 class Model(BaseModel):
@@ -192,7 +279,7 @@ class Model(BaseModel):
 
 
 class ModelList(BaseModel):
-    """Reply to `GET /v1/models`: the alias of the live version, the live version, then the others, newest first."""
+    """Reply to `GET /v1/models`: the aliases, the version in service, then the others, newest first."""
 
     object: Literal["list"] = "list"
     data: list[Model]

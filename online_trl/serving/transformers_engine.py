@@ -13,20 +13,24 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import aclosing
 
 import torch
 
 from .decoding import Delivery, Policy, Row, answer_batch
 from .engine import (
+    CANARY_MODEL,
+    DEFAULT_MODEL,
+    ChatRequest,
     EngineError,
     Generation,
     GenerationRequest,
+    Piece,
     ServedVersion,
     UnknownVersionError,
     VersionLoadError,
 )
 from .policy_source import PolicySource
+from .rendering import streamed_reply, whole_reply
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +72,13 @@ class TransformersEngine:
             raise EngineError("the engine has no default version before it is started")
         return self._default
 
-    def versions(self) -> list[ServedVersion]:
-        return self._policies.versions()
+    async def versions(self) -> list[ServedVersion]:
+        return await asyncio.to_thread(self._policies.versions)
+
+    async def resolve(self, model: str) -> str:
+        if model == CANARY_MODEL:
+            return await asyncio.to_thread(self._policies.canary) or self.default_version
+        return self.default_version if model == DEFAULT_MODEL else model
 
     async def start(self) -> None:
         live = await asyncio.to_thread(self._policies.live)
@@ -87,14 +96,24 @@ class TransformersEngine:
         await self._policy(version)
         self._default = version
 
-    async def generate(self, request: GenerationRequest) -> list[Generation]:
-        async with aclosing(self._answers(request, streaming=False)) as answers:
-            return sorted([answer async for answer in answers], key=lambda answer: answer.index)
+    def answer(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
+        render = streamed_reply if request.stream else whole_reply
+        return render(request, self.generate(request.generation, streaming=request.stream))
 
-    def stream(self, request: GenerationRequest) -> AsyncGenerator[Generation, None]:
-        return self._answers(request, streaming=True)
+    async def generate(self, request: GenerationRequest, *, streaming: bool) -> AsyncGenerator[Generation, None]:
+        """
+        Yields answers without writing a reply.
 
-    async def _answers(self, request: GenerationRequest, *, streaming: bool) -> AsyncGenerator[Generation, None]:
+        Args:
+            request ([`~online_trl.serving.engine.GenerationRequest`]):
+                What was asked.
+            streaming (`bool`):
+                Whether to yield stretches as soon as they are certain, or only whole answers as they end.
+
+        Raises:
+            [`~online_trl.serving.engine.EngineError`]: one of its kinds; when the request cannot be met at all, before
+                the first stretch.
+        """
         policy = await self._policy(request.policy_version)
         rows = [Row(policy, request, index, streaming=streaming) for index in range(request.n)]
         outbox: asyncio.Queue[Generation | EngineError] = asyncio.Queue()
@@ -166,7 +185,7 @@ class TransformersEngine:
         available = [each.name for each in self._policies.versions()]
         if version not in available:
             raise UnknownVersionError(version, available)
-        return Policy.load(self._policies.locate(version), self._device)
+        return Policy.load(self._policies, version, self._device)
 
     def _evict(self, *, keep: str) -> None:
         removable = [version for version in self._loads if version not in (keep, self._default)]

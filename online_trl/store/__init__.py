@@ -1,5 +1,6 @@
 """The durable, append-only log of interactions and feedback, in SQLite or PostgreSQL."""
 
+from .conversations import Turn as Turn
 from .errors import IdempotencyConflictError as IdempotencyConflictError
 from .errors import StoreError as StoreError
 from .errors import UnknownFeedbackError as UnknownFeedbackError

@@ -19,7 +19,8 @@ import sqlalchemy as sa
 
 from ..database import Database
 from ..migrations import schema
-from ..types import Feedback, Interaction, Purpose
+from ..types import Feedback, Interaction, Message, Purpose
+from .conversations import Turn, find_turn
 from .group import AddFeedback, AddInteractions, Screen
 from .keys import ApiKeys
 from .related import related_feedback, related_regenerations
@@ -279,6 +280,33 @@ class FeedbackStore:
         with self._database.reading() as connection:
             rows = where_in(connection, query, schema.interactions.c.session_id, session_ids)
         return sorted((Interaction(**row) for row in rows), key=lambda row: row.seq or 0)
+
+    def find_turn(
+        self,
+        prompt: Sequence[Message],
+        *,
+        user_id: str,
+        purpose: Purpose = Purpose.CHAT,
+        session_id: str | None = None,
+    ) -> Turn:
+        """
+        Returns the place of a new request in a conversation of the same user and purpose.
+
+        The conversation is the one named, else that of the latest interaction whose prompt and answer the prompt
+        begins with, else a new one. Background requests belong to no conversation but the one that they name.
+
+        Args:
+            prompt (`Sequence[Message]`):
+                The messages that are to be answered.
+            user_id (`str`):
+                Who asks.
+            purpose ([`~types.Purpose`], *optional*, defaults to `Purpose.CHAT`):
+                What for.
+            session_id (`str`, *optional*):
+                The conversation, if the client names it.
+        """
+        with self._database.reading() as connection:
+            return find_turn(connection, prompt, user_id=user_id, purpose=purpose, session_id=session_id)
 
     def summary(self) -> StoreSummary:
         """Counts what is in the log."""

@@ -16,6 +16,7 @@ from online_trl.serving.engine import (
     PromptTooLongError,
     Sampling,
 )
+from online_trl.serving.policy_source import SinglePolicy
 
 QUESTIONS = [
     "Hi",
@@ -28,7 +29,7 @@ GREEDY = Sampling(temperature=0.0, max_tokens=24)
 
 @pytest.fixture(scope="module")
 def policy(policy_folders: list[Path]) -> Policy:
-    return Policy.load(policy_folders[0], "cpu")
+    return Policy.load(SinglePolicy(str(policy_folders[0])), "first", "cpu")
 
 
 def request(question: str, sampling: Sampling, role: str = "user") -> GenerationRequest:
@@ -200,4 +201,4 @@ def test_model_without_a_chat_template_is_refused(policy_folders: list[Path], tm
         if file.name != "chat_template.jinja":
             (tmp_path / file.name).write_bytes(file.read_bytes())
     with pytest.raises(ValueError, match="no chat template"):
-        Policy.load(tmp_path, "cpu")
+        Policy.load(SinglePolicy(str(tmp_path)), tmp_path.name, "cpu")

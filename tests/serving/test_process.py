@@ -45,6 +45,6 @@ def test_server_ends_with_its_parent(tmp_path: Path, policy_folders: list[Path])
         ready, url = child.stdout.readline().split(" at ")
         assert ready == "Serving first"
         models = httpx.get(f"{url.strip()}/v1/models").json()["data"]
-        assert [model["id"] for model in models] == ["default", "first"]
+        assert [model["id"] for model in models] == ["default", "canary", "first"]
         child.stdin.close()
         assert child.wait() == 0

@@ -12,7 +12,7 @@ LOGITS = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
 
 
 def draw_one(*, temperature: float = 1.0, top_p: float = 1.0, uniform: float = 0.0) -> tuple[int, float]:
-    tokens, logprobs = draw(
+    tokens, logprobs, _ = draw(
         LOGITS, torch.tensor([temperature]), torch.tensor([top_p]), torch.tensor([uniform], dtype=torch.float64)
     )
     return tokens.item(), math.exp(logprobs.item())
@@ -50,7 +50,7 @@ def test_temperature_zero_takes_the_likeliest_and_its_plain_probability():
 
 
 def test_rows_do_not_touch_each_other():
-    tokens, logprobs = draw(
+    tokens, logprobs, _ = draw(
         LOGITS.repeat(3, 1),
         torch.tensor([1.0, 0.0, 1.0]),
         torch.tensor([1.0, 1.0, 0.5]),
@@ -63,5 +63,5 @@ def test_rows_do_not_touch_each_other():
 def test_draws_follow_the_distribution():
     n = 4000
     uniform = torch.arange(n, dtype=torch.float64) / n
-    tokens, _ = draw(LOGITS.repeat(n, 1), torch.ones(n), torch.ones(n), uniform)
+    tokens, _, _ = draw(LOGITS.repeat(n, 1), torch.ones(n), torch.ones(n), uniform)
     assert torch.bincount(tokens).tolist() == pytest.approx([2000, 1000, 500, 500], abs=2)

@@ -63,7 +63,7 @@ def test_swap_under_streaming_clients_fails_and_mixes_no_reply(deployment: Deplo
         assert rows[interaction_id].policy_version == version
         assert rows[interaction_id].completion == [{"role": "assistant", "content": text}]
     assert deployment.http.get("/healthz").json()["policy_version"] == "policy-0002"
-    assert deployment.openai.models.list().data[1].id == "policy-0002"
+    assert deployment.openai.models.list().data[2].id == "policy-0002"
 
 
 def test_a_second_server_on_an_sqlite_file_is_refused_before_it_loads_a_policy(tmp_path):
@@ -137,7 +137,7 @@ def test_settings_are_checked_before_torch_is_imported(tmp_path: Path, policy_fo
 import importlib, pkgutil, sys
 import online_trl.serving
 from online_trl.config import ConfigError
-with_torch = {"sampler", "decoding", "transformers_engine", "__main__"}
+with_torch = {"sampler", "decoding", "token_text", "transformers_engine", "__main__"}
 for module in pkgutil.iter_modules(online_trl.serving.__path__):
     if module.name not in with_torch:
         importlib.import_module(f"online_trl.serving.{module.name}")

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -57,8 +57,17 @@ def request(
     )
 
 
+async def answers(engine: TransformersEngine, asked: GenerationRequest) -> list[Generation]:
+    whole = [answer async for answer in engine.generate(asked, streaming=False)]
+    return sorted(whole, key=lambda answer: answer.index)
+
+
+def stream(engine: TransformersEngine, asked: GenerationRequest) -> AsyncGenerator[Generation, None]:
+    return engine.generate(asked, streaming=True)
+
+
 async def text(engine: TransformersEngine, asked: GenerationRequest) -> str:
-    return (await engine.generate(asked))[0].text
+    return (await answers(engine, asked))[0].text
 
 
 def test_requests_at_the_same_time_get_the_answers_of_one_after_the_other(registry: ModelRegistry):
@@ -75,10 +84,10 @@ def test_requests_at_the_same_time_get_the_answers_of_one_after_the_other(regist
 
 def test_several_answers_are_those_of_their_seeds(registry: ModelRegistry):
     async def use(engine: TransformersEngine) -> None:
-        answers = await engine.generate(request("Hi", seed=4, n=3))
-        assert [answer.index for answer in answers] == [0, 1, 2]
+        whole = await answers(engine, request("Hi", seed=4, n=3))
+        assert [answer.index for answer in whole] == [0, 1, 2]
         alone = [await text(engine, request("Hi", seed=seed)) for seed in (4, 5, 6)]
-        assert [answer.text for answer in answers] == alone
+        assert [answer.text for answer in whole] == alone
         assert len(set(alone)) == 3
 
     run(registry, use, max_batch_size=2)
@@ -88,10 +97,10 @@ def test_stream_of_several_answers_names_the_answer_of_each_stretch(registry: Mo
     async def use(engine: TransformersEngine) -> None:
         asked = request("Hi", seed=4, n=3)
         stretches: dict[int, list[Generation]] = {0: [], 1: [], 2: []}
-        async for stretch in engine.stream(asked):
+        async for stretch in stream(engine, asked):
             stretches[stretch.index].append(stretch)
         streamed = [Generation.joined(stretches[index]).text for index in range(3)]
-        assert streamed == [answer.text for answer in await engine.generate(asked)]
+        assert streamed == [answer.text for answer in await answers(engine, asked)]
 
     run(registry, use)
 
@@ -99,7 +108,7 @@ def test_stream_of_several_answers_names_the_answer_of_each_stretch(registry: Mo
 def test_switch_leaves_answers_in_flight_alone(registry: ModelRegistry):
     async def use(engine: TransformersEngine) -> None:
         expected = await text(engine, request("Hi", max_tokens=200))
-        async with aclosing(engine.stream(request("Hi", max_tokens=200))) as stretches:
+        async with aclosing(stream(engine, request("Hi", max_tokens=200))) as stretches:
             received = [await anext(stretches)]
             await engine.switch("policy-0002")
             received += [stretch async for stretch in stretches]
@@ -112,7 +121,7 @@ def test_switch_leaves_answers_in_flight_alone(registry: ModelRegistry):
 def test_unknown_version_is_refused_with_what_there_is(registry: ModelRegistry):
     async def use(engine: TransformersEngine) -> None:
         with pytest.raises(UnknownVersionError, match="no model `policy-9`; available: policy-0001, policy-0002"):
-            await engine.generate(request("Hi", "policy-9"))
+            await answers(engine, request("Hi", "policy-9"))
         with pytest.raises(UnknownVersionError):
             await engine.switch("../policy-0001")
         assert engine.default_version == "policy-0001"
@@ -153,7 +162,7 @@ def test_versions_used_least_recently_are_dropped_and_loaded_again(
 def test_published_version_can_be_asked_for_at_once(registry: ModelRegistry, policy_folders: list[Path]):
     async def use(engine: TransformersEngine) -> None:
         registry.publish(ModelRole.POLICY, copy_model(policy_folders[1]))
-        assert [version.name for version in engine.versions()] == ["policy-0001", "policy-0002", "policy-0003"]
+        assert [version.name for version in await engine.versions()] == ["policy-0001", "policy-0002", "policy-0003"]
         assert await text(engine, request("Hi", "policy-0003")) == await text(engine, request("Hi", "policy-0002"))
 
     run(registry, use)
@@ -162,7 +171,7 @@ def test_published_version_can_be_asked_for_at_once(registry: ModelRegistry, pol
 def test_refused_prompt_raises_before_the_first_stretch(registry: ModelRegistry):
     async def use(engine: TransformersEngine) -> None:
         with pytest.raises(PromptTooLongError):
-            await anext(engine.stream(request("word " * 2000)))
+            await anext(stream(engine, request("word " * 2000)))
 
     run(registry, use)
 
@@ -178,7 +187,7 @@ def test_broken_generation_fails_its_requests_and_no_others(tmp_path: Path, poli
         await engine.start()
         answer = await text(engine, request("Hi", "broken"))
         with pytest.raises(EngineError, match="generation failed: index out of range"):
-            await engine.generate(request("beyond", "broken"))
+            await answers(engine, request("beyond", "broken"))
         assert await text(engine, request("Hi", "broken")) == answer
         await engine.stop()
 
@@ -189,11 +198,11 @@ def test_stop_lets_answers_finish(registry: ModelRegistry):
     async def use(engine: TransformersEngine) -> None:
         asked = request("Hi", max_tokens=100)
         expected = await text(engine, asked)
-        streams = [engine.stream(asked) for _ in range(4)]
-        first = await asyncio.gather(*(anext(stream) for stream in streams))
+        streams = [stream(engine, asked) for _ in range(4)]
+        first = await asyncio.gather(*(anext(each) for each in streams))
         await engine.stop()
-        for begin, stream in zip(first, streams, strict=True):
-            assert Generation.joined([begin, *[stretch async for stretch in stream]]).text == expected
+        for begin, rest in zip(first, streams, strict=True):
+            assert Generation.joined([begin, *[stretch async for stretch in rest]]).text == expected
 
     run(registry, use, max_batch_size=2)
 

@@ -2,52 +2,61 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header
+from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from ...store import StoreError
-from ...types import Purpose, new_id
+from ...types import Purpose
 from ...types import Scope as AccessScope
 from ..access import requires
-from ..completions import Completions, Occasion
-from ..engine import Engine, EngineError
+from ..completions import Completions, Occasion, Reply
+from ..engine import CANARY_MODEL, DEFAULT_MODEL, Engine, EngineError
 from ..errors import error_reply, error_responses
-from ..schemas import (
-    DEFAULT_MODEL,
-    ChatCompletion,
-    ChatCompletionChunk,
-    ChatCompletionRequest,
-    ErrorReply,
-    Model,
-    ModelList,
-)
+from ..rendering import event
+from ..schemas import ChatCompletion, ChatCompletionRequest, Model, ModelList
 from ..service import Service
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The completion, or with `stream` its chunks as server-sent events.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "headers": {
+            "X-Interaction-Id": {"description": "Ids of the answers in the log.", "schema": {"type": "string"}}
+        },
+    },
+    **error_responses(400, 404, 500, 502, 503, 504),
+}
+
+# What nginx and others log for a client that did not wait; nobody reads it.
+_CLIENT_CLOSED_REQUEST = 499
 
 
 def chat_router(service: Service) -> APIRouter:
     """Returns the routes of chat completions and models."""
     router = APIRouter(dependencies=[Depends(requires(AccessScope.CHAT))], tags=["chat"])
-    completions = Completions(service.store, service.engine)
+    completions = Completions(service.store, service.engine, pin_sessions=service.settings.pin_sessions)
 
-    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=error_responses(400, 404))
+    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=_RESPONSES)
     async def create_chat_completion(
-        body: ChatCompletionRequest, occasion: Annotated[Occasion, Depends(_occasion)]
-    ) -> ChatCompletion | EventStream:
+        body: ChatCompletionRequest, request: Request, occasion: Annotated[Occasion, Depends(_occasion)]
+    ) -> Response:
         """Answers a conversation, whole or as a stream of events."""
-        if not body.stream:
-            return await completions.complete(body, occasion)
-        chunks = completions.stream(body, occasion)
-        return EventStream(await anext(chunks), chunks)
+        reply = await completions.reply(body, await request.json(), occasion)
+        first = await _first_piece(reply, request)
+        if first is None:
+            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+        return EventStream(first, reply) if body.stream else await _whole(first, reply)
 
     @router.get("/v1/models")
-    def list_models() -> ModelList:
+    async def list_models() -> ModelList:
         """Lists what `model` may be."""
-        return _model_list(service.engine)
+        return await _model_list(service.engine)
 
     return router
 
@@ -57,54 +66,79 @@ class EventStream(StreamingResponse):
     A streamed reply as server-sent events.
 
     Args:
-        first (`ChatCompletionChunk`):
-            First chunk: there is an answer, so that the status can be 200.
-        rest (`AsyncGenerator[ChatCompletionChunk, None]`):
-            The other chunks; closed with the connection, however that ends.
+        first (`bytes`):
+            First piece: there is an answer, so that the status can be 200.
+        reply ([`~online_trl.serving.completions.Reply`]):
+            Gives the other pieces; closed with the connection, however that ends.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: ChatCompletionChunk, rest: AsyncGenerator[ChatCompletionChunk, None]) -> None:
-        super().__init__(_events(first, rest), headers={"Cache-Control": "no-cache"})
-        self._rest = rest
+    def __init__(self, first: bytes, reply: Reply) -> None:
+        super().__init__(_events(first, reply), headers=_headers(reply) | {"Cache-Control": "no-cache"})
+        self._reply = reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._rest):
+        async with aclosing(self._reply.wire):
             await super().__call__(scope, receive, send)
 
 
-async def _events(
-    first: ChatCompletionChunk, rest: AsyncGenerator[ChatCompletionChunk, None]
-) -> AsyncGenerator[str, None]:
-    yield _event(first)
+async def _events(first: bytes, reply: Reply) -> AsyncGenerator[bytes, None]:
+    yield first
     try:
-        async for chunk in rest:
-            yield _event(chunk)
+        async for piece in reply.wire:
+            yield piece
     except (EngineError, StoreError) as error:
-        yield _event(error_reply(error))
-    else:
-        yield "data: [DONE]\n\n"
+        yield event(error_reply(error))
 
 
-def _event(content: ChatCompletionChunk | ErrorReply) -> str:
-    return f"data: {content.model_dump_json()}\n\n"
+async def _whole(first: bytes, reply: Reply) -> Response:
+    async with aclosing(reply.wire):
+        return Response(first, media_type="application/json", headers=_headers(reply))
+
+
+def _headers(reply: Reply) -> dict[str, str]:
+    return {"X-Interaction-Id": ", ".join(reply.interaction_ids)}
+
+
+async def _first_piece(reply: Reply, request: Request) -> bytes | None:
+    """Returns the first piece of a reply, or `None`, with the answers taken back, once the client has hung up."""
+    piece = asyncio.ensure_future(anext(reply.wire))
+    hung_up = asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({piece, hung_up}, return_when=asyncio.FIRST_COMPLETED)
+        return await piece if piece.done() else None
+    finally:
+        for task in (piece, hung_up):
+            task.cancel()
+        await asyncio.wait({piece, hung_up})
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _occasion(
     x_session_id: Annotated[str | None, Header(min_length=1, max_length=256)] = None,
     x_purpose: Annotated[Purpose, Header()] = Purpose.CHAT,
 ) -> Occasion:
-    return Occasion(session_id=x_session_id or new_id(), purpose=x_purpose)
+    return Occasion(session_id=x_session_id, purpose=x_purpose)
 
 
-def _model_list(engine: Engine) -> ModelList:
-    live = engine.default_version
+async def _model_list(engine: Engine) -> ModelList:
+    live, canary = engine.default_version, await engine.resolve(CANARY_MODEL)
     newest_first = sorted(
-        engine.versions(), key=lambda version: (version.name == live, version.created_at), reverse=True
+        await engine.versions(), key=lambda version: (version.name == live, version.created_at), reverse=True
     )
-    models = [
-        Model(id=version.name, created=int(version.created_at.timestamp()), root=version.name)
+    models = {
+        version.name: Model(id=version.name, created=int(version.created_at.timestamp()), root=version.name)
         for version in newest_first
-    ]
-    return ModelList(data=[models[0].model_copy(update={"id": DEFAULT_MODEL}), *models])
+    }
+    aliases = {DEFAULT_MODEL: live, CANARY_MODEL: canary}
+    return ModelList(
+        data=[
+            *(models[version].model_copy(update={"id": alias}) for alias, version in aliases.items()),
+            *models.values(),
+        ]
+    )
