@@ -7,6 +7,7 @@ what was sent.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -133,7 +134,9 @@ class Completions:
         if due:
             for answer in due:
                 answer.settled = True
-            await run_sync(self._store.add_interactions, [answer.interaction() for answer in due])
+            rows = self._store.submit_interactions([answer.interaction() for answer in due])
+            # A client that hangs up now takes back nothing that has been sent.
+            await asyncio.shield(asyncio.wrap_future(rows))
 
 
 @dataclass(eq=False)

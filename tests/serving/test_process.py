@@ -42,6 +42,7 @@ def test_server_ends_with_its_parent(tmp_path: Path, policy_folders: list[Path])
     with child:
         assert child.stdin is not None
         assert child.stdout is not None
+        assert child.stdout.readline().startswith("No key is configured")
         ready, url = child.stdout.readline().split(" at ")
         assert ready == "Serving first"
         models = httpx.get(f"{url.strip()}/v1/models").json()["data"]
