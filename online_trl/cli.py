@@ -235,8 +235,8 @@ def _list_keys(args: argparse.Namespace) -> None:
     # An id that is cut short revokes nothing.
     table = Table(Column("key", no_wrap=True, min_width=36), "name", "scopes", "made", "revoked")
     for key in keys:
-        times = (f"{time:%Y-%m-%d %H:%M}" if time else "" for time in (key.created_at, key.revoked_at))
-        table.add_row(key.key_id, key.name, " ".join(sorted(scope.value for scope in key.scopes)), *times)
+        times = (f"{time:%Y-%m-%d}" if time else "" for time in (key.created_at, key.revoked_at))
+        table.add_row(key.key_id, key.name, "\n".join(sorted(scope.value for scope in key.scopes)), *times)
     Console().print(table)
 
 

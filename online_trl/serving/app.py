@@ -9,13 +9,16 @@ from ..store import FeedbackStore
 from .access import KeyCheck, KeyRing
 from .body_limit import BodyLimit
 from .engine import Engine
-from .errors import add_error_handlers
+from .errors import add_error_handlers, error_responses
 from .origins import READ_HEADERS, SENT_HEADERS, OriginCheck
 from .routes.chat import chat_router
 from .routes.feedback import feedback_router
 from .routes.operations import operations_router
 from .service import Service
 from .settings import ServerSettings
+
+GUARD_STATUSES = (400, 401, 403, 413, 429, 503)
+"""Statuses of requests that come to no route: for what they are not, who sent them, how much, how often, or when."""
 
 
 def create_app(*, store: FeedbackStore, engine: Engine, settings: ServerSettings | None = None) -> FastAPI:
@@ -41,7 +44,7 @@ def create_app(*, store: FeedbackStore, engine: Engine, settings: ServerSettings
     add_error_handlers(app)
     _add_guards(app, service)
     for make_router in (chat_router, feedback_router, operations_router):
-        app.include_router(make_router(service))
+        app.include_router(make_router(service), responses=error_responses(*GUARD_STATUSES))
     return app
 
 

@@ -11,6 +11,7 @@ from limits import parse
 from pydantic import TypeAdapter, ValidationError
 
 from ..config import ConfigError, check_keys, check_range
+from ..types import FeedbackKind
 
 _ORIGIN = re.compile(r"https?://[^/?#@\s]+")
 
@@ -28,6 +29,9 @@ class ServerSettings:
             Web origins other than the server's own whose pages may call it, such as `https://chat.example.org`.
         feedback_url_seconds (`int`, *optional*, defaults to `604800`):
             How long a signed feedback URL is good for.
+        feedback_url_kinds (`list[FeedbackKind]`, *optional*, defaults to all):
+            What a signed feedback URL may be used for. `comparison` and `ranking` are left out where there is one
+            answer only.
         max_body_bytes (`int`, *optional*, defaults to `4194304`):
             Largest request body that is read.
         rate_limit_per_key (`str`, *optional*):
@@ -57,6 +61,7 @@ class ServerSettings:
     public_url: str | None = None
     allowed_origins: list[str] = field(default_factory=list)
     feedback_url_seconds: int = 604_800
+    feedback_url_kinds: list[FeedbackKind] = field(default_factory=lambda: list(FeedbackKind))
     max_body_bytes: int = 4_194_304
     rate_limit_per_key: str | None = None
     rate_limit_per_user: str | None = None
