@@ -18,6 +18,7 @@ from ..access import requires
 from ..completions import Completions, Occasion, Reply
 from ..engine import CANARY_MODEL, DEFAULT_MODEL, Engine, EngineError
 from ..errors import error_reply, error_responses
+from ..feedback_url import FeedbackUrls
 from ..rendering import event
 from ..schemas import ChatCompletion, ChatCompletionRequest, Model, ModelList
 from ..service import Service
@@ -27,7 +28,11 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "The completion, or with `stream` its chunks as server-sent events.",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
         "headers": {
-            "X-Interaction-Id": {"description": "Ids of the answers in the log.", "schema": {"type": "string"}}
+            "X-Interaction-Id": {"description": "Ids of the answers in the log.", "schema": {"type": "string"}},
+            "X-Feedback-Url": {
+                "description": "Takes feedback on the answers without a key, see `/v1/signed-feedback`.",
+                "schema": {"type": "string", "format": "uri"},
+            },
         },
     },
     **error_responses(400, 404, 500, 502, 503, 504),
@@ -41,17 +46,24 @@ def chat_router(service: Service) -> APIRouter:
     """Returns the routes of chat completions and models."""
     router = APIRouter(dependencies=[Depends(requires(AccessScope.CHAT))], tags=["chat"])
     completions = Completions(service.store, service.engine, pin_sessions=service.settings.pin_sessions)
+    feedback_urls = FeedbackUrls(service.store.keys, service.settings)
 
     @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=_RESPONSES)
     async def create_chat_completion(
         body: ChatCompletionRequest, request: Request, occasion: Annotated[Occasion, Depends(_occasion)]
     ) -> Response:
         """Answers a conversation, whole or as a stream of events."""
+        if body.user is not None:
+            service.rate_limits.count_users([body.user])
         reply = await completions.reply(body, await request.json(), occasion)
+        headers = {
+            "X-Interaction-Id": ", ".join(reply.interaction_ids),
+            "X-Feedback-Url": feedback_urls.url(reply.interaction_ids, base_url=str(request.base_url)),
+        }
         first = await _first_piece(reply, request)
         if first is None:
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
-        return EventStream(first, reply) if body.stream else await _whole(first, reply)
+        return EventStream(first, reply, headers) if body.stream else await _whole(first, reply, headers)
 
     @router.get("/v1/models")
     async def list_models() -> ModelList:
@@ -70,12 +82,14 @@ class EventStream(StreamingResponse):
             First piece: there is an answer, so that the status can be 200.
         reply ([`~online_trl.serving.completions.Reply`]):
             Gives the other pieces; closed with the connection, however that ends.
+        headers (`dict[str, str]`):
+            Headers of the reply.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: bytes, reply: Reply) -> None:
-        super().__init__(_events(first, reply), headers=_headers(reply) | {"Cache-Control": "no-cache"})
+    def __init__(self, first: bytes, reply: Reply, headers: dict[str, str]) -> None:
+        super().__init__(_events(first, reply), headers=headers | {"Cache-Control": "no-cache"})
         self._reply = reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,13 +106,9 @@ async def _events(first: bytes, reply: Reply) -> AsyncGenerator[bytes, None]:
         yield event(error_reply(error))
 
 
-async def _whole(first: bytes, reply: Reply) -> Response:
+async def _whole(first: bytes, reply: Reply, headers: dict[str, str]) -> Response:
     async with aclosing(reply.wire):
-        return Response(first, media_type="application/json", headers=_headers(reply))
-
-
-def _headers(reply: Reply) -> dict[str, str]:
-    return {"X-Interaction-Id": ", ".join(reply.interaction_ids)}
+        return Response(first, media_type="application/json", headers=headers)
 
 
 async def _first_piece(reply: Reply, request: Request) -> bytes | None:
