@@ -37,7 +37,7 @@ DATABASES = ("sqlite", "postgresql")
 CLIENTS = (1, 8, 64)
 BATCHES = (1, 100)
 FRESH_PAIRS = 512
-READS = 200
+
 
 Line = dict[str, Any]
 
@@ -176,7 +176,7 @@ def measure_reading(rig: Rig, args: argparse.Namespace) -> list[Line]:
             # A pair is three rows: two answers and a comparison.
             after = max(0, upto - 3 * FRESH_PAIRS)
             times = []
-            for _ in range(READS):
+            for _ in range(args.reads):
                 begin = time.perf_counter()
                 pairs = len(read_preferences(store, after=after, upto=upto).pairs)
                 times.append(1000 * (time.perf_counter() - begin))
@@ -186,8 +186,8 @@ def measure_reading(rig: Rig, args: argparse.Namespace) -> list[Line]:
                 "database": name,
                 "rows in log": upto,
                 "pairs": pairs,
-                "p50 ms": round(times[READS // 2], 1),
-                "p99 ms": round(times[READS * 99 // 100], 1),
+                "p50 ms": round(times[len(times) // 2], 1),
+                "p99 ms": round(times[len(times) * 99 // 100], 1),
             }
         )
     return lines
@@ -214,6 +214,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3, help="how often each is measured (default: 3)")
     parser.add_argument("--short", type=int, default=10_000, help="rows of a short log (default: 10000)")
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of a long log (default: 1000000)")
+    parser.add_argument("--reads", type=int, default=200, help="how often preferences are read (default: 200)")
     parser.add_argument("--dir", type=Path, help="where the databases are made, for the disk to measure")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     args = parser.parse_args()
