@@ -7,7 +7,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from ..store import IdempotencyConflictError, StoreError, UnknownFeedbackError, UnknownInteractionError
+from ..store import (
+    ForeignFeedbackError,
+    IdempotencyConflictError,
+    StoreError,
+    UnknownFeedbackError,
+    UnknownInteractionError,
+)
 from ..types import InvalidRecordError
 from .engine import (
     EngineError,
@@ -54,12 +60,13 @@ _REPLIES: dict[type[Exception], tuple[int, str, str | None, str | None]] = {
     InvalidRecordError: (422, _INVALID, None, None),
     UnknownInteractionError: (404, _INVALID, "interaction_ids", "interaction_not_found"),
     UnknownFeedbackError: (404, _INVALID, "supersedes", "feedback_not_found"),
+    ForeignFeedbackError: (403, _INVALID, "supersedes", "feedback_of_another_user"),
     IdempotencyConflictError: (409, _INVALID, "idempotency_key", "idempotency_conflict"),
     StoreError: (503, _SERVER, None, "store_unavailable"),
 }
 
 # Parts of an error's place that name our parsing and not the client's body.
-_INTERNAL_PLACES = {"body", "one", "many"}
+_INTERNAL_PLACES = {"body", "one", "metric", "many"}
 
 
 def error_reply(error: Exception) -> ErrorReply:

@@ -6,8 +6,10 @@ Feedback takes nothing that it does not know, so that a misspelt field is an err
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import (
     AfterValidator,
@@ -18,12 +20,15 @@ from pydantic import (
     Discriminator,
     Field,
     JsonValue,
+    StrictBool,
     Tag,
     model_validator,
 )
 
-from ..types import Feedback, FeedbackKind, FeedbackSource, utcnow
-from .schemas import ANONYMOUS, Name, Text, check_text
+from ..types import Feedback, FeedbackKind, FeedbackSource, InvalidRecordError, new_id, utcnow
+from . import scores
+from .schemas import ANONYMOUS, LONGEST_NAME, Name, Text, check_text
+from .settings import ServerSettings
 
 _LARGEST_NUMBER = 2.0**53
 
@@ -38,20 +43,43 @@ def _check_value(value: JsonValue) -> JsonValue:
 
 
 class FeedbackRequest(BaseModel):
-    """One statement about one answer (`interaction_id`) or several (`interaction_ids`); see [`~types.Feedback`]."""
+    """
+    One statement about one answer (`interaction_id`) or several (`interaction_ids`).
+
+    An interaction may also be named by the id that an upstream server gave its completion. A statement that comes
+    again, with the same `feedback_id` or `idempotency_key`, is stored once. To amend an earlier statement, name it as
+    `supersedes`; to retract it, do so without a `value`. Only the user who said something may do either.
+
+    | `kind` | interactions | `value` |
+    |---|---|---|
+    | `binary` | one | `true` (thumb up) or `false` |
+    | `rating` | one | `{"score": 4, "low": 1, "high": 5}` |
+    | `comparison` | two | `"first"`, `"second"` or `"tie"` |
+    | `ranking` | two or more | one rank per interaction, 1 is best, equal ranks are ties: `[2, 1, 3, 3]` |
+    | `correction` | one | the user's own rewrite of the answer |
+    | `implicit` | one | name of the signal: `"regenerate"`, `"copy"`, `"abandon"` … |
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     kind: FeedbackKind
     interaction_id: Name | None = None
     interaction_ids: list[Name] | None = Field(None, max_length=64)
-    value: Annotated[JsonValue, AfterValidator(_check_value)] = None
-    user_id: Name = Field(ANONYMOUS, validation_alias=AliasChoices("user_id", "user"))
+    value: Annotated[JsonValue, AfterValidator(_check_value)] = Field(
+        None, description="The statement, see the table; without one, what `supersedes` names is taken back."
+    )
+    user_id: Name = Field(
+        ANONYMOUS, validation_alias=AliasChoices("user_id", "user"), description="Who says it. `user` is the same."
+    )
     source: FeedbackSource = FeedbackSource.HUMAN
     comment: Text | None = None
     tags: dict[Name, Text] = Field(default_factory=dict)
-    supersedes: Name | None = None
-    idempotency_key: Name | None = None
+    session_id: Name | None = None
+    supersedes: Name | None = Field(None, description="`feedback_id` of the user's statement that this one replaces.")
+    idempotency_key: Name | None = Field(None, description="As the header `Idempotency-Key`, for each of a list.")
+    feedback_id: UUID | None = Field(
+        None, description="Made by the client; it then also is the `idempotency_key` unless there is another one."
+    )
     created_at: AwareDatetime | None = Field(
         None, ge=datetime(2000, 1, 1, tzinfo=timezone.utc), lt=datetime(2200, 1, 1, tzinfo=timezone.utc)
     )
@@ -62,14 +90,24 @@ class FeedbackRequest(BaseModel):
             raise ValueError("`interaction_id` and `interaction_ids` exclude each other")
         return self
 
-    def feedback(self) -> Feedback:
+    def feedback(self, settings: ServerSettings, *, idempotency_key: str | None = None) -> Feedback:
         """
         Returns it as a row for the log.
 
+        Args:
+            settings ([`~online_trl.serving.settings.ServerSettings`]):
+                Settings of the server.
+            idempotency_key (`str`, *optional*):
+                The key that came in the header.
+
         Raises:
-            [`~types.InvalidRecordError`]: if it contradicts itself.
+            [`~online_trl.types.InvalidRecordError`]: if it contradicts itself.
         """
         one = [] if self.interaction_id is None else [self.interaction_id]
+        if None not in (idempotency_key, self.idempotency_key) and idempotency_key != self.idempotency_key:
+            raise InvalidRecordError(
+                "the header `Idempotency-Key` and the body's `idempotency_key` are not the same; send one of them"
+            )
         return Feedback(
             kind=self.kind,
             interaction_ids=one if self.interaction_ids is None else self.interaction_ids,
@@ -78,22 +116,135 @@ class FeedbackRequest(BaseModel):
             source=self.source,
             comment=self.comment,
             tags=self.tags,
+            session_id=self.session_id,
             supersedes=self.supersedes,
-            idempotency_key=self.idempotency_key or "",
+            idempotency_key=idempotency_key or self.idempotency_key or "",
             created_at=self.created_at or utcnow(),
+            feedback_id=new_id() if self.feedback_id is None else str(self.feedback_id),
         )
 
 
-def _is_one_or_many(body: Any) -> str:
-    return "many" if isinstance(body, list) else "one"
+class ContentBlock(BaseModel):
+    """A piece of an answer, as TensorZero gives it."""
 
+    type: Literal["text"]
+    text: Text
+
+
+def _refuse_dry_run(dryrun: bool | None) -> bool | None:
+    if dryrun:
+        raise ValueError("there are no dry runs here: what is sent is stored, or refused with a reason; leave it out")
+    return dryrun
+
+
+def _refuse_episode(episode_id: str | None) -> str | None:
+    if episode_id is not None:
+        raise ValueError("feedback is about answers and not about episodes here: name an answer as `inference_id`")
+    return episode_id
+
+
+class MetricRequest(BaseModel):
+    """
+    One statement in the shape of TensorZero's feedback API.
+
+    A truth is a thumb; a number is a rating within the bounds that the server's setting `rating_bounds` has for the
+    metric, 0 and 1 by default; a text is a comment (metric `comment`) or the user's own rewrite of the answer (metric
+    `demonstration`). The metric's name becomes the tag `metric_name`. The tag `user_id` names the user.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    metric_name: Name
+    inference_id: Name | None = Field(None, description="The interaction, as for `interaction_id`.")
+    episode_id: Annotated[str | None, AfterValidator(_refuse_episode)] = Field(None, description="Not supported.")
+    value: StrictBool | Annotated[float, Field(strict=True)] | Text | list[ContentBlock]
+    tags: dict[Name, Text] = Field(default_factory=dict)
+    dryrun: Annotated[bool | None, AfterValidator(_refuse_dry_run)] = Field(None, description="Not supported.")
+
+    def feedback(self, settings: ServerSettings, *, idempotency_key: str | None = None) -> Feedback:
+        """Returns it as a row for the log; see [`FeedbackRequest.feedback`]."""
+        if self.inference_id is None:
+            raise InvalidRecordError("`inference_id` is missing; it names the answer that the metric is about")
+        return Feedback(
+            interaction_ids=[self.inference_id],
+            user_id=self._user_id(),
+            tags=self.tags | {scores.NAME_TAG: self.metric_name},
+            idempotency_key=idempotency_key or "",
+            **self._statement(settings.rating_bounds),
+        )
+
+    def _user_id(self) -> str:
+        user_id = self.tags.get("user_id") or ANONYMOUS
+        if len(user_id) > LONGEST_NAME:
+            raise InvalidRecordError(f"the tag `user_id` is longer than {LONGEST_NAME} characters")
+        return user_id
+
+    def _statement(self, bounds: Mapping[str, tuple[float, float]]) -> scores.Statement:
+        if isinstance(self.value, bool):
+            return scores.truth(self.value)
+        if isinstance(self.value, (int, float)):
+            return scores.number(self.metric_name, self.value, bounds)
+        text = self.value if isinstance(self.value, str) else "".join(block.text for block in self.value)
+        if self.metric_name == "demonstration":
+            return scores.correction(text)
+        if self.metric_name == "comment":
+            return scores.comment(text)
+        raise InvalidRecordError(
+            f"the value of `{self.metric_name}` is a text; only `comment` and `demonstration` are, other metrics are "
+            "true, false or a number"
+        )
+
+
+def _shape(body: Any) -> str:
+    if isinstance(body, list):
+        return "many"
+    return "metric" if isinstance(body, dict) and "metric_name" in body else "one"
+
+
+AnyFeedbackRequest = Annotated[
+    Annotated[FeedbackRequest, Tag("one")] | Annotated[MetricRequest, Tag("metric")],
+    Discriminator(_shape),
+]
 
 FeedbackBody = Annotated[
     Annotated[FeedbackRequest, Tag("one")]
-    | Annotated[list[FeedbackRequest], Field(min_length=1, max_length=1000), Tag("many")],
-    Discriminator(_is_one_or_many),
+    | Annotated[MetricRequest, Tag("metric")]
+    | Annotated[list[AnyFeedbackRequest], Field(min_length=1, max_length=1000), Tag("many")],
+    Discriminator(_shape),
 ]
-"""Body of `POST /v1/feedback`. The tags tell the two apart, so that an error speaks of the one that was sent."""
+"""Body of `POST /v1/feedback`. The tags tell the shapes apart, so that an error speaks of the one that was sent."""
+
+
+_ANSWER, _OTHER = "019a5b1c-7f00-7000-8000-000000000001", "019a5b1c-7f00-7000-8000-000000000002"
+
+FEEDBACK_EXAMPLES: dict[str, dict[str, Any]] = {
+    "thumb": {"value": {"kind": "binary", "interaction_id": _ANSWER, "value": True, "user_id": "ada"}},
+    "rating": {"value": {"kind": "rating", "interaction_id": _ANSWER, "value": {"score": 4, "low": 1, "high": 5}}},
+    "comparison": {"value": {"kind": "comparison", "interaction_ids": [_ANSWER, _OTHER], "value": "tie"}},
+    "ranking": {"value": {"kind": "ranking", "interaction_ids": [_ANSWER, _OTHER], "value": [2, 1]}},
+    "correction": {"value": {"kind": "correction", "interaction_id": _ANSWER, "value": "Press it for ten seconds."}},
+    "implicit": {"value": {"kind": "implicit", "interaction_id": _ANSWER, "value": "copy"}},
+    "amendment": {
+        "value": {
+            "kind": "binary",
+            "interaction_id": _ANSWER,
+            "value": False,
+            "user_id": "ada",
+            "supersedes": "019a5b1c-8000-7000-8000-000000000003",
+        }
+    },
+    "retraction": {
+        "value": {"kind": "binary", "user_id": "ada", "supersedes": "019a5b1c-8000-7000-8000-000000000003"}
+    },
+    "list": {
+        "value": [
+            {"kind": "binary", "interaction_id": _ANSWER, "value": True},
+            {"kind": "binary", "interaction_id": _OTHER, "value": False},
+        ]
+    },
+    "metric": {"value": {"metric_name": "helpfulness", "inference_id": _ANSWER, "value": 0.8}},
+}
+"""Bodies of `POST /v1/feedback`, one of each kind, as the API's description shows them."""
 
 
 class FeedbackReceipt(BaseModel):

@@ -27,6 +27,8 @@ from .engine import DEFAULT_MODEL, ChatRequest, Generation, GenerationRequest, S
 
 ANONYMOUS = "anonymous"
 """User of a request that names none."""
+LONGEST_NAME = 256
+"""Characters that an id, a key or a user's name may have."""
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _DEEPEST = 64
@@ -60,7 +62,7 @@ def _parts(value: Any) -> Iterable[Any]:
 
 
 Text = Annotated[str, AfterValidator(check_text)]
-Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(check_text)]
+Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(check_text)]
 
 
 class ErrorDetail(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,6 +44,9 @@ class ServerSettings:
             Whether a conversation stays with the policy version that answered it first.
         log_messages (`bool`, *optional*, defaults to `False`):
             Whether the text of messages and feedback may stand in the server's own log.
+        rating_bounds (`dict[str, tuple[float, float]]`, *optional*):
+            Lowest and highest value of each named score that other services' clients send as a number, such as
+            `{"stars": [1, 5]}`; 0 and 1 for names that are not in it.
         burst_rows (`int`, *optional*, defaults to `120`):
             Rows of feedback that one user may send within `burst_seconds` before further ones are quarantined. `0`
             turns the check off.
@@ -67,6 +71,7 @@ class ServerSettings:
     rate_limit_per_user: str | None = None
     pin_sessions: bool = False
     log_messages: bool = False
+    rating_bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
     burst_rows: int = 120
     burst_seconds: int = 60
     near_duplicates: int = 5
@@ -79,6 +84,7 @@ class ServerSettings:
             check_range(name, getattr(self, name), 0, None)
         for name in ("rate_limit_per_key", "rate_limit_per_user"):
             _check_rate(name, getattr(self, name))
+        _check_bounds("rating_bounds", self.rating_bounds)
         _check_origins("allowed_origins", self.allowed_origins)
         _check_origins("public_url", [] if self.public_url is None else [self.public_url])
 
@@ -116,6 +122,14 @@ def _check_rate(name: str, value: str | None) -> None:
         raise ConfigError(
             f"`{name}` is {value!r}, which is not a rate such as `300/minute` or `20 per 10 second`: {error}"
         ) from error
+
+
+def _check_bounds(name: str, bounds: Mapping[str, tuple[float, float]]) -> None:
+    for score, (low, high) in bounds.items():
+        if not -math.inf < low < high < math.inf:
+            raise ConfigError(
+                f"`{name}` gives {score!r} the bounds {low} and {high}; they must be finite, the lowest one first"
+            )
 
 
 def _check_origins(name: str, origins: list[str]) -> None:

@@ -1,6 +1,7 @@
 """The durable, append-only log of interactions and feedback, in SQLite or PostgreSQL."""
 
 from .conversations import Turn as Turn
+from .errors import ForeignFeedbackError as ForeignFeedbackError
 from .errors import IdempotencyConflictError as IdempotencyConflictError
 from .errors import StoreError as StoreError
 from .errors import UnknownFeedbackError as UnknownFeedbackError

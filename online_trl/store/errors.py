@@ -25,5 +25,9 @@ class UnknownFeedbackError(StoreError):
     """Feedback supersedes a row that is not in the log."""
 
 
+class ForeignFeedbackError(StoreError):
+    """Feedback supersedes a row that another user said."""
+
+
 class IdempotencyConflictError(StoreError):
     """A key that is already in the log came back with other contents."""

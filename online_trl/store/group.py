@@ -29,7 +29,7 @@ from .rows import (
     insert_rows,
     interaction_links,
     interaction_values,
-    known_feedback_ids,
+    known_authors,
     known_interactions,
     move_position,
     number_rows,
@@ -145,11 +145,11 @@ def _append_feedback(
     stored = find(connection, Feedback, "idempotency_key", [row.idempotency_key for row in rows])
     candidates = [row for row in rows if row.idempotency_key not in stored]
     interactions = known_interactions(connection, candidates)
-    feedback_ids = known_feedback_ids(connection, candidates)
+    authors = known_authors(connection, candidates)
 
     def check(fresh: Sequence[Feedback]) -> None:
         check_interactions(fresh, interactions)
-        check_feedback_ids(fresh, feedback_ids)
+        check_feedback_ids(fresh, authors)
 
     numbering = _Numbering("idempotency_key", stored, end, check)
     screens: dict[Screen, list[Feedback]] = {}

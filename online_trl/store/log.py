@@ -154,6 +154,7 @@ class FeedbackStore:
         Raises:
             [`UnknownInteractionError`]: if a row names an interaction that is not in the log.
             [`UnknownFeedbackError`]: if a row supersedes one that is not in the log.
+            [`ForeignFeedbackError`]: if a row supersedes what another user said.
             [`IdempotencyConflictError`]: if an `idempotency_key` or a `feedback_id` is in the log with other contents.
         """
         return self.submit_feedback(feedback).result()
@@ -273,6 +274,38 @@ class FeedbackStore:
         """Returns the interactions of these ids, by id; unknown ids are missing from the result."""
         with self._database.reading() as connection:
             return find(connection, Interaction, "interaction_id", ids)
+
+    def get_feedback(self, ids: Iterable[str]) -> dict[str, Feedback]:
+        """Returns the feedback rows of these `feedback_id`s, by id; unknown ids are missing from the result."""
+        with self._database.reading() as connection:
+            return find(connection, Feedback, "feedback_id", ids)
+
+    def feedback_about(self, interaction_id: str) -> list[Feedback]:
+        """Returns the feedback rows about one interaction as they were written, in the order of the log."""
+        rows, links = schema.feedback.c, schema.feedback_interactions.c
+        about = sa.select(links.feedback_seq).where(links.interaction_id == interaction_id)
+        return self._read(Feedback, select_records(Feedback).where(rows.seq.in_(about)).order_by(rows.seq))
+
+    def interaction_ids_of_upstream(self, upstream_ids: Iterable[str]) -> dict[str, str]:
+        """
+        Returns the interaction behind each of these completion ids of an upstream server; unknown ones are missing.
+
+        Of a completion with several choices it is the first: ids are made in the order of the choices.
+        """
+        columns = schema.interactions.c
+        query = sa.select(columns.upstream_id, columns.interaction_id)
+        with self._database.reading() as connection:
+            rows = where_in(connection, query, columns.upstream_id, upstream_ids)
+        newest_first = sorted(rows, key=lambda row: row["interaction_id"], reverse=True)
+        return {row["upstream_id"]: row["interaction_id"] for row in newest_first}
+
+    def policy_versions(self, interaction_ids: Iterable[str]) -> dict[str, str]:
+        """Returns the version that gave each of these answers, by interaction id; unknown ones are missing."""
+        columns = schema.interactions.c
+        query = sa.select(columns.interaction_id, columns.policy_version)
+        with self._database.reading() as connection:
+            rows = where_in(connection, query, columns.interaction_id, interaction_ids)
+        return {row["interaction_id"]: row["policy_version"] for row in rows}
 
     def session_interactions(self, session_ids: Iterable[str], *, upto: int) -> list[Interaction]:
         """Returns the interactions of these sessions up to `upto`, in the order of the log."""

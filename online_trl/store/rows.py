@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import fields, replace
 from datetime import timezone
 from itertools import islice
@@ -14,7 +15,13 @@ import sqlalchemy as sa
 
 from ..migrations import schema
 from ..types import Feedback, Interaction, Message, utcnow
-from .errors import IdempotencyConflictError, StoreError, UnknownFeedbackError, UnknownInteractionError
+from .errors import (
+    ForeignFeedbackError,
+    IdempotencyConflictError,
+    StoreError,
+    UnknownFeedbackError,
+    UnknownInteractionError,
+)
 
 Record = TypeVar("Record", Interaction, Feedback)
 
@@ -161,20 +168,31 @@ def check_interactions(feedback: Sequence[Feedback], known: set[str]) -> None:
         raise UnknownInteractionError(unknown)
 
 
-def known_feedback_ids(connection: sa.Connection, feedback: Sequence[Feedback]) -> set[str]:
-    """Returns the feedback ids that feedback has or supersedes, as far as they are in the log."""
-    column = schema.feedback.c.feedback_id
+def known_authors(connection: sa.Connection, feedback: Sequence[Feedback]) -> dict[str, str]:
+    """Returns the user of each row, by its id, that feedback has the id of or supersedes."""
+    rows = schema.feedback.c
     named = [name for row in feedback for name in (row.feedback_id, row.supersedes) if name is not None]
-    return {row["feedback_id"] for row in where_in(connection, sa.select(column), column, named)}
+    query = sa.select(rows.feedback_id, rows.user_id)
+    return {row["feedback_id"]: row["user_id"] for row in where_in(connection, query, rows.feedback_id, named)}
 
 
-def check_feedback_ids(feedback: Sequence[Feedback], known: set[str]) -> None:
-    """Checks the ids of new rows, and adds them to the known ones if all are right."""
-    added: set[str] = set()
+def check_feedback_ids(feedback: Sequence[Feedback], authors: dict[str, str]) -> None:
+    """Checks the ids of new rows against the user of each known one, and adds theirs if all are right."""
+    known = ChainMap({}, authors)
     for row in feedback:
-        if row.feedback_id in known or row.feedback_id in added:
+        if row.feedback_id in known:
             raise IdempotencyConflictError(f"`feedback_id` {row.feedback_id!r} is already in the log with another key")
-        if row.supersedes is not None and row.supersedes not in known and row.supersedes not in added:
-            raise UnknownFeedbackError(f"`supersedes` names {row.supersedes!r}, which is not in the log")
-        added.add(row.feedback_id)
-    known |= added
+        if row.supersedes is not None:
+            _check_superseded(row.supersedes, row.user_id, known)
+        known[row.feedback_id] = row.user_id
+    authors.update(known.maps[0])
+
+
+def _check_superseded(feedback_id: str, user_id: str, authors: Mapping[str, str]) -> None:
+    if feedback_id not in authors:
+        raise UnknownFeedbackError(f"`supersedes` names {feedback_id!r}, which is not in the log")
+    if authors[feedback_id] != user_id:
+        raise ForeignFeedbackError(
+            f"`supersedes` names {feedback_id!r}, which another user said; only who said it may replace it or take it "
+            "back: send the same `user_id`"
+        )

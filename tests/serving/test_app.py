@@ -561,5 +561,5 @@ def test_key_in_the_header_is_for_one_statement(deployment: Deployment, answers:
     for body in ([good], good | {"idempotency_key": "another"}):
         reply = deployment.http.post("/v1/feedback", json=body, headers={"Idempotency-Key": "key"})
         assert reply.status_code == 422
-        assert reply.json()["error"]["param"] == "Idempotency-Key"
+        assert "header" in reply.json()["error"]["message"]
     assert deployment.store.latest_seq() == before

@@ -24,6 +24,7 @@ from online_trl.database import Database
 from online_trl.migrations import schema
 from online_trl.store import (
     FeedbackStore,
+    ForeignFeedbackError,
     IdempotencyConflictError,
     StoreError,
     StoreSummary,
@@ -222,6 +223,39 @@ def test_only_a_row_of_the_log_can_be_superseded(store):
     )
     assert store.add_feedback(retraction) == replace(retraction, seq=4)
     assert [row.value for row in store.feedback()] == [True, False, None]
+
+
+def test_only_the_user_of_a_row_can_supersede_it(store):
+    answer = store.add_interaction(interaction())
+    up = store.add_feedback(thumb(answer))
+    for value in (False, None):
+        with pytest.raises(ForeignFeedbackError, match="another user"):
+            store.add_feedback(thumb(answer, value, supersedes=up.feedback_id, user_id="eve"))
+    fresh = thumb(answer)
+    with pytest.raises(ForeignFeedbackError):
+        store.add_feedback_batch([fresh, thumb(answer, False, supersedes=fresh.feedback_id, user_id="eve")])
+    assert store.latest_seq() == up.seq
+    store.add_feedback_batch([fresh, thumb(answer, False, supersedes=fresh.feedback_id)])
+
+
+def test_a_completion_of_an_upstream_server_is_its_first_choice(store):
+    first, second = interaction(upstream_id="chatcmpl-1"), interaction(upstream_id="chatcmpl-1")
+    other = interaction(upstream_id="chatcmpl-2", policy_version="policy-0002")
+    store.add_interactions([second, first, other])
+    names = store.interaction_ids_of_upstream(["chatcmpl-1", "chatcmpl-2", "chatcmpl-3"])
+    assert names == {"chatcmpl-1": first.interaction_id, "chatcmpl-2": other.interaction_id}
+    assert store.policy_versions([*names.values(), "nowhere"]) == {
+        first.interaction_id: "policy-0001",
+        other.interaction_id: "policy-0002",
+    }
+
+
+def test_feedback_is_found_by_its_id_and_by_its_interaction(store):
+    one, two = store.add_interactions([interaction(), interaction()])
+    first, second = store.add_feedback_batch([thumb(one), thumb(two)])
+    third = store.add_feedback(thumb(one, False, supersedes=first.feedback_id))
+    assert store.get_feedback([second.feedback_id, "nowhere"]) == {second.feedback_id: second}
+    assert store.feedback_about(one.interaction_id) == [first, third]
 
 
 def test_related_feedback_is_what_bears_on_the_interval(store):

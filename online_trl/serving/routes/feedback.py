@@ -4,41 +4,78 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header
+from fastapi import APIRouter, Depends, Header, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter
 
 from ...types import Feedback, Scope
 from ..access import requires
 from ..errors import error_responses
-from ..feedback_schemas import FeedbackBody, FeedbackReceipt, FeedbackRequest
+from ..feedback import record_feedback
+from ..feedback_schemas import FEEDBACK_EXAMPLES, FeedbackBody, FeedbackReceipt
 from ..service import Service
+from ..settings import ServerSettings
+
+_RECEIPTS: TypeAdapter[FeedbackReceipt | list[FeedbackReceipt]] = TypeAdapter(FeedbackReceipt | list[FeedbackReceipt])
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=256,
+        description="The same key and statement again have the same reply and are one row; with another statement the "
+        "reply is 409. In a list, each statement has its own `idempotency_key` instead.",
+    ),
+]
 
 
 def feedback_router(service: Service) -> APIRouter:
     """Returns the routes that take feedback."""
     router = APIRouter(dependencies=[Depends(requires(Scope.FEEDBACK))], tags=["feedback"])
 
-    @router.post("/v1/feedback", status_code=201, responses=error_responses(404, 409, 422))
-    def create_feedback(
-        body: FeedbackBody, idempotency_key: Annotated[str | None, Header(min_length=1, max_length=256)] = None
-    ) -> FeedbackReceipt | list[FeedbackReceipt]:
-        """Takes one statement or a list of them, all or none."""
-        stored = service.store.add_feedback_batch(_feedback(body, idempotency_key))
-        receipts = [FeedbackReceipt.of(row) for row in stored]
-        return receipts if isinstance(body, list) else receipts[0]
+    @router.post(
+        "/v1/feedback",
+        status_code=201,
+        response_model=FeedbackReceipt | list[FeedbackReceipt],
+        responses=error_responses(400, 403, 404, 409, 422, 503),
+        openapi_extra={"requestBody": {"content": {"application/json": {"examples": FEEDBACK_EXAMPLES}}}},
+    )
+    async def create_feedback(body: FeedbackBody, idempotency_key: IdempotencyKey = None) -> Response:
+        """Takes one statement or a list of them, all or none, in the shape of this API or of TensorZero's."""
+        rows = read_feedback(body, idempotency_key, service.settings)
+        return feedback_reply(body, await record_feedback(service, rows))
 
     return router
 
 
-def _feedback(body: FeedbackRequest | list[FeedbackRequest], idempotency_key: str | None) -> list[Feedback]:
-    if idempotency_key is None:
-        return [request.feedback() for request in (body if isinstance(body, list) else [body])]
-    if isinstance(body, list):
-        raise _bad_header("the header is for a single statement; give each of a list its own `idempotency_key`")
-    if body.idempotency_key not in (None, idempotency_key):
-        raise _bad_header("the header and the body's `idempotency_key` are not the same")
-    return [body.model_copy(update={"idempotency_key": idempotency_key}).feedback()]
+def read_feedback(body: FeedbackBody, idempotency_key: str | None, settings: ServerSettings) -> list[Feedback]:
+    """
+    Returns the rows that a request body holds.
+
+    Args:
+        body (`FeedbackBody`):
+            One statement or a list of them.
+        idempotency_key (`str`, *optional*):
+            The key that came in the header.
+        settings ([`~online_trl.serving.settings.ServerSettings`]):
+            Settings of the server.
+
+    Raises:
+        [`~online_trl.types.InvalidRecordError`]: if a statement contradicts itself.
+        `RequestValidationError`: if a key in the header came with a list.
+    """
+    if not isinstance(body, list):
+        return [body.feedback(settings, idempotency_key=idempotency_key)]
+    if idempotency_key is not None:
+        reason = "the header is for a single statement; give each of a list its own `idempotency_key`"
+        raise RequestValidationError([{"loc": ("Idempotency-Key",), "msg": reason, "type": "value_error"}])
+    return [request.feedback(settings) for request in body]
 
 
-def _bad_header(reason: str) -> RequestValidationError:
-    return RequestValidationError([{"loc": ("Idempotency-Key",), "msg": reason, "type": "value_error"}])
+def feedback_reply(body: FeedbackBody, stored: list[Feedback]) -> Response:
+    """Returns the receipts of stored rows, one or a list like the request's body."""
+    receipts = [FeedbackReceipt.of(row) for row in stored]
+    # FastAPI would check what is right by construction: that costs as much as all else together.
+    content = _RECEIPTS.dump_json(receipts if isinstance(body, list) else receipts[0])
+    return Response(content, status_code=201, media_type="application/json")
