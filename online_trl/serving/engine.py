@@ -61,14 +61,14 @@ class UpstreamRefusedError(UpstreamError):
     The upstream server refused the request; its reply is the client's.
 
     Args:
-        status (`int`), body (`bytes`), media_type (`str`):
+        status (`int`), body (`bytes`), headers (`Mapping[str, str]`):
             The reply.
     """
 
-    def __init__(self, status: int, body: bytes, media_type: str) -> None:
+    def __init__(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         self.status = status
         self.body = body
-        self.media_type = media_type
+        self.headers = headers
         super().__init__(f"the upstream server refused the request with status {status}")
 
 
@@ -273,12 +273,14 @@ class Generation:
         fields: dict[str, Any] = {}
         for stretch in stretches:
             merge_fields(fields, stretch.fields)
+        completion_ids = _chained(stretch.completion_ids for stretch in stretches)
+        logprobs = _chained(stretch.logprobs for stretch in stretches)
         return cls(
             text="".join(stretch.text for stretch in stretches),
             origin=stretches[0].origin,
             prompt_ids=next((each.prompt_ids for each in stretches if each.prompt_ids is not None), None),
-            completion_ids=_chained(stretch.completion_ids for stretch in stretches),
-            logprobs=_chained(stretch.logprobs for stretch in stretches),
+            completion_ids=completion_ids,
+            logprobs=logprobs if logprobs and len(logprobs) == len(completion_ids or []) else None,
             tokens=_chained(stretch.tokens for stretch in stretches),
             fields=fields,
             finish_reason=stretches[-1].finish_reason,
@@ -312,13 +314,13 @@ def merge_fields(fields: dict[str, Any], delta: Mapping[str, Any]) -> None:
 
 def _merged_list(parts: list[Any], delta: list[Any]) -> list[Any]:
     for part in delta:
-        if not isinstance(part, dict) or "index" not in part:
+        place = part.get("index") if isinstance(part, dict) else None
+        if not isinstance(place, int) or place < 0:
             parts.append(part)
             continue
-        known = next((each for each in parts if isinstance(each, dict) and each.get("index") == part["index"]), None)
-        if known is None:
-            parts.append(known := {})
-        merge_fields(known, part)
+        if place >= len(parts):
+            parts.append({})
+        merge_fields(parts[min(place, len(parts) - 1)], {name: part[name] for name in part if name != "index"})
     return parts
 
 

@@ -108,7 +108,7 @@ def _on_known_error(request: Request, error: Exception) -> JSONResponse:
 
 def _on_upstream_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, UpstreamRefusedError)
-    return Response(error.body, error.status, media_type=error.media_type)
+    return Response(error.body, error.status, error.headers)
 
 
 def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:

@@ -32,8 +32,10 @@ class ServerProcess:
             URL of the feedback log.
         log (`Path`):
             File that the server's output is appended to.
-        registry_root (`str` or `Path`, *optional*), policy (`str`, *optional*):
+        registry_root (`str` or `Path`, *optional*), policy (`str`, *optional*), upstream (`str`, *optional*):
             What to serve, as in [`~online_trl.serving.server.serve`].
+        upstream_model (`str`, *optional*), upstream_token_ids (`bool`, *optional*, defaults to `False`):
+            As in [`~online_trl.serving.server.serve`].
         settings (`dict[str, Any]`, *optional*):
             Fields of [`~online_trl.serving.settings.ServerSettings`].
         timeout (`float`, *optional*, defaults to `120.0`):
@@ -54,6 +56,9 @@ class ServerProcess:
         log: Path,
         registry_root: str | Path | None = None,
         policy: str | None = None,
+        upstream: str | None = None,
+        upstream_model: str | None = None,
+        upstream_token_ids: bool = False,
         settings: Mapping[str, Any] | None = None,
         timeout: float = 120.0,
     ) -> None:
@@ -63,6 +68,9 @@ class ServerProcess:
             "store_url": store_url,
             "registry_root": None if registry_root is None else str(registry_root),
             "policy": policy,
+            "upstream": upstream,
+            "upstream_model": upstream_model,
+            "upstream_token_ids": upstream_token_ids,
             "port": 0,
             "settings": dict(settings or {}),
         }

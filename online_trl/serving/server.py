@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import TypeVar
 
 import uvicorn
 
@@ -25,6 +28,9 @@ from .engine import Engine, EngineError
 from .follower import follow_live
 from .policy_source import PolicySource, RegistryPolicies, SinglePolicy
 from .settings import ServerSettings
+from .upstream_engine import API_KEY_VARIABLE, UpstreamEngine
+
+EngineType = TypeVar("EngineType", bound=Engine)
 
 # Clients keep connections open between requests; a server that hangs up first breaks the request that is on its way.
 _KEEP_ALIVE_SECONDS = 75
@@ -35,6 +41,9 @@ def serve(
     store_url: str,
     registry_root: str | Path | None = None,
     policy: str | None = None,
+    upstream: str | None = None,
+    upstream_model: str | None = None,
+    upstream_token_ids: bool = False,
     host: str = "127.0.0.1",
     port: int = 8000,
     settings: ServerSettings | None = None,
@@ -46,9 +55,17 @@ def serve(
         store_url (`str`):
             URL of the feedback log.
         registry_root (`str` or `Path`, *optional*):
-            A registry; its live policy is served, and followed when another becomes live. Give this or `policy`.
+            A registry; its live policy is served, and followed when another becomes live. Give this, `policy` or
+            `upstream`.
         policy (`str`, *optional*):
             One model to serve: a folder or a hub id.
+        upstream (`str`, *optional*):
+            Base URL of an OpenAI-compatible server that answers. The environment variable
+            `ONLINE_TRL_UPSTREAM_API_KEY` holds the key for it.
+        upstream_model (`str`, *optional*):
+            Its model that answers by default. Defaults to the first that it lists.
+        upstream_token_ids (`bool`, *optional*, defaults to `False`):
+            Whether to ask it for token ids and log-probabilities, as vLLM gives them.
         host (`str`, *optional*, defaults to `"127.0.0.1"`):
             Address to listen on; a loopback address unless keys are configured.
         port (`int`, *optional*, defaults to `8000`):
@@ -62,11 +79,18 @@ def serve(
         [`~online_trl.registry.RegistryError`]: if the registry cannot be read.
     """
     check_range("port", port, 0, 65535)
-    policies = _policy_source(registry_root, policy)
+    if sum(source is not None for source in (registry_root, policy, upstream)) != 1:
+        raise ConfigError("give one of a policy, a registry and an upstream server to serve")
+    if upstream is None and (upstream_model is not None or upstream_token_ids):
+        raise ConfigError("`upstream_model` and `upstream_token_ids` are for an upstream server; name it")
+    if upstream is not None:
+        engine = _upstream_engine(upstream, upstream_model, upstream_token_ids)
+    else:
+        engine = _local_engine(_policy_source(registry_root, policy))
     with FeedbackStore(store_url) as store, store.claimed():
         _check_host(host, store)
         with contextlib.closing(_listen(host, port)) as listener:
-            asyncio.run(_serve(store, policies, listener, settings or ServerSettings()))
+            asyncio.run(_serve(store, engine, listener, settings or ServerSettings()))
 
 
 def _check_host(host: str, store: FeedbackStore) -> None:
@@ -81,8 +105,6 @@ def _check_host(host: str, store: FeedbackStore) -> None:
 
 
 def _policy_source(registry_root: str | Path | None, policy: str | None) -> PolicySource:
-    if (registry_root is None) == (policy is None):
-        raise ConfigError("give either a policy or a registry to serve")
     if policy is not None:
         return SinglePolicy(policy)
     assert registry_root is not None
@@ -104,28 +126,41 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def _serve(
-    store: FeedbackStore, policies: PolicySource, listener: socket.socket, settings: ServerSettings
-) -> None:
+def _upstream_engine(url: str, model: str | None, token_ids: bool) -> AbstractAsyncContextManager[Engine]:
+    api_key = os.environ.get(API_KEY_VARIABLE)
+    return _running(UpstreamEngine(url, model=model, token_ids=token_ids, api_key=api_key))
+
+
+@contextlib.asynccontextmanager
+async def _local_engine(policies: PolicySource) -> AsyncIterator[Engine]:
     from .transformers_engine import TransformersEngine
 
-    engine = TransformersEngine(policies)
-    async with _running(engine):
+    async with _running(TransformersEngine(policies)) as engine:
         follower = asyncio.create_task(follow_live(policies, engine))
-        await _Server(store, engine, settings).serve(sockets=[listener])
+        yield engine
         follower.cancel()
 
 
 @contextlib.asynccontextmanager
-async def _running(engine: Engine) -> AsyncIterator[None]:
+async def _running(engine: EngineType) -> AsyncIterator[EngineType]:
     try:
         await engine.start()
     except EngineError as error:
         raise ConfigError(str(error)) from error
     else:
-        yield
+        yield engine
     finally:
         await engine.stop()
+
+
+async def _serve(
+    store: FeedbackStore,
+    opened: AbstractAsyncContextManager[Engine],
+    listener: socket.socket,
+    settings: ServerSettings,
+) -> None:
+    async with opened as engine:
+        await _Server(store, engine, settings).serve(sockets=[listener])
 
 
 class _Server(uvicorn.Server):

@@ -51,7 +51,7 @@ def test_fields_of_a_message_grow_with_its_stream():
     assert fields == {
         "reasoning_content": "Let me see.",
         "tool_calls": [
-            {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
-            {"index": 1, "id": "b", "type": "function", "function": {"name": "g", "arguments": "1"}},
+            {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+            {"id": "b", "type": "function", "function": {"name": "g", "arguments": "1"}},
         ],
     }
