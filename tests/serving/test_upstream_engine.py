@@ -183,7 +183,7 @@ def token(logprob: float) -> dict[str, Any]:
 ROLE = b'data: {"id":"chatcmpl-1","model":"big-2026","choices":[{"index":0,"delta":{"role":"assistant"}}]}\r\n\r\n'
 COMMENT = b": keep-alive\n\n"
 SPLIT = b'data: {"id": "chatcmpl-1", "model": "big-2026",\ndata: "choices": [{"delta": {"content": "G\\u00fc"}}]}\n\n'
-REST = 'event: message\ndata:{"choices":[{"index":0,"delta":{"content":"te\u2028 ✓"}}]}\n\n'.encode()
+REST = 'event: message\ndata:{"choices":[{"index":0,"delta":{"content":"ltig\u2028 ✓"}}]}\n\n'.encode()
 FINISH = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "x": 1.50}\n\n'
 USAGE = b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}\n\n'
 DONE = b"data: [DONE]\n\n"
@@ -197,7 +197,7 @@ def test_stream_goes_through_unchanged_and_is_read(scripted: Front, size: int):
     assert reply.content == whole
     assert reply.headers["Content-Type"] == STREAM
     (row,) = scripted.rows(reply)
-    assert row.completion == [{"role": "assistant", "content": "Güte\u2028 ✓"}]
+    assert row.completion == [{"role": "assistant", "content": "Gültig\u2028 ✓"}]
     assert (row.upstream_id, row.policy_version) == ("chatcmpl-1", "big-2026")
     assert row.sampling == {"finish_reason": "stop"}
 
