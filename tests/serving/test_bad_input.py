@@ -1,0 +1,87 @@
+"""Bodies that are no request: each is refused with a reason, and nothing of it is stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serving.small_app import SmallApp, small_app
+
+JSON = "application/json"
+THUMB = '{"kind": "binary", "interaction_id": "%s", "value": true}'
+NESTED = 100_000
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory, policy_folders: list[Path]) -> Iterator[SmallApp]:
+    with small_app(tmp_path_factory.mktemp("bad-input"), policy_folders[0]) as app:
+        yield app
+
+
+def lists(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+def objects(depth: int) -> str:
+    return '{"a":' * depth + "1" + "}" * depth
+
+
+BODIES: dict[str, tuple[bytes, str | None]] = {
+    "nothing": (b"", JSON),
+    "not JSON": (b"thumb up", JSON),
+    "cut JSON": (b'{"kind": "binary", "interaction_id"', JSON),
+    "a number": (b"5", JSON),
+    "a number of many digits": (b"9" * 5000, JSON),
+    "null": (b"null", JSON),
+    "not UTF-8": (THUMB.encode() + b'"\xff\xfe"', JSON),
+    "Latin-1": ('{"kind": "binary", "comment": "für"}'.encode("latin-1"), f"{JSON}; charset=latin-1"),
+    "bytes that are compressed": (b"\x1f\x8b\x08\x00\x00\x00\x00\x00", JSON),
+    "lists in lists": (lists(NESTED).encode(), JSON),
+    "objects in objects": (objects(NESTED).encode(), JSON),
+    "lists that are never closed": (b"[" * NESTED, JSON),
+    "deep value": (('{"kind": "binary", "value": %s}' % lists(NESTED)).encode(), JSON),
+    "deep value that can be parsed": (('{"kind": "binary", "value": %s}' % lists(900)).encode(), JSON),
+    "deep message that can be parsed": (('{"messages": %s}' % objects(900)).encode(), JSON),
+    "no content type": (THUMB.encode(), None),
+    "text, as pages may send to any site": (THUMB.encode(), "text/plain"),
+    "form": (b"kind=binary&value=true", "application/x-www-form-urlencoded"),
+    "broken content type": (THUMB.encode(), "application"),
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/feedback", "/v1/chat/completions"])
+@pytest.mark.parametrize(("body", "content_type"), BODIES.values(), ids=BODIES.keys())
+def test_body_that_is_no_request_is_refused(app: SmallApp, path: str, body: bytes, content_type: str | None):
+    if THUMB.encode() in body:
+        body = body.replace(b"%s", app.add_answer().encode())
+    before = app.store.latest_seq()
+    reply = app.request(
+        "POST", path, content=body, headers={} if content_type is None else {"Content-Type": content_type}
+    )
+    assert reply.status_code in (400, 422), reply.text
+    assert reply.json()["error"]["message"]
+    assert app.store.latest_seq() == before
+
+
+TEXTS = {"NUL": "a\x00b", "half of a surrogate pair": "a\ud800b"}
+PLACES = ("comment", "user_id", "interaction_id", "idempotency_key", "supersedes", "session_id")
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
+@pytest.mark.parametrize("place", PLACES)
+def test_text_that_cannot_be_stored_is_refused_wherever_it_stands(app: SmallApp, place: str, text: str):
+    body = {"kind": "binary", "interaction_id": app.add_answer(), "value": True} | {place: text}
+    before = app.store.latest_seq()
+    reply = app.request("POST", "/v1/feedback", content=json.dumps(body), headers={"Content-Type": JSON})
+    assert reply.status_code == 422
+    assert app.store.latest_seq() == before
+
+
+def test_refusal_does_not_repeat_what_was_sent(app: SmallApp):
+    body = {"kind": "binary", "value": {"secret": "sesame"}, "interaction_id": app.add_answer(), "unknown": "sesame"}
+    reply = app.request("POST", "/v1/feedback", json=body)
+    assert reply.status_code == 422
+    assert "sesame" not in reply.text
