@@ -25,6 +25,7 @@ TABLE: dict[tuple[str, str], Scope | None] = {
     ("POST", "/v1/chat/completions"): Scope.CHAT,
     ("GET", "/v1/models"): Scope.CHAT,
     ("POST", "/v1/feedback"): Scope.FEEDBACK,
+    ("POST", "/v1/signed-feedback"): PUBLIC,
 }
 
 # The scopes of each caller's key; those without one hold what opens nothing.
