@@ -18,7 +18,8 @@ from anyio.to_thread import run_sync
 
 from ..store import FeedbackStore, Turn
 from ..types import Interaction, Message, Purpose, new_id
-from .engine import DEFAULT_MODEL, ChatRequest, Engine, Generation
+from .engine import DEFAULT_MODEL, Engine
+from .generation import ChatRequest, Generation
 from .schemas import ANONYMOUS, ChatCompletionRequest
 
 CANCELLED = "cancelled"

@@ -26,15 +26,8 @@ from transformers import (
 
 from ..types import Message
 from .detokenizer import Detokenizer
-from .engine import (
-    EngineError,
-    Generation,
-    GenerationRequest,
-    InvalidPromptError,
-    Origin,
-    PromptTooLongError,
-    TokenLogprob,
-)
+from .engine import EngineError, InvalidPromptError, PromptTooLongError
+from .generation import Generation, GenerationRequest, Origin, TokenLogprob
 from .policy_source import PolicySource
 from .sampler import draw
 from .token_text import describe_token

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from .engine import ChatRequest, Generation, Origin, Piece
+from .generation import ChatRequest, Generation, Origin, Piece
 from .schemas import (
     ChatCompletion,
     ChatCompletionChunk,

@@ -23,7 +23,8 @@ from pydantic import (
 )
 
 from ..types import Message
-from .engine import DEFAULT_MODEL, ChatRequest, Generation, GenerationRequest, Sampling, TokenLogprob
+from .engine import DEFAULT_MODEL
+from .generation import ChatRequest, Generation, GenerationRequest, Sampling, TokenLogprob
 
 ANONYMOUS = "anonymous"
 """User of a request that names none."""

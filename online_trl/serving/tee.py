@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from .engine import ChatRequest, Generation, Origin, Piece, UpstreamError
+from .engine import UpstreamError
 from .event_stream import event_data
+from .generation import ChatRequest, Generation, Origin, Piece
 
 _DONE = "[DONE]"
 
@@ -62,7 +63,7 @@ class Tee:
     Reads the reply to one request.
 
     Args:
-        request ([`~online_trl.serving.engine.ChatRequest`]):
+        request ([`~online_trl.serving.generation.ChatRequest`]):
             The request that went to the upstream server.
     """
 

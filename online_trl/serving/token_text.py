@@ -8,7 +8,7 @@ from functools import lru_cache
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from .engine import TokenCandidate
+from .generation import TokenCandidate
 
 _REPLACEMENT = "\ufffd"
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")

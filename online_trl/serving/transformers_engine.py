@@ -17,18 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from .decoding import Delivery, Policy, Row, answer_batch
-from .engine import (
-    CANARY_MODEL,
-    DEFAULT_MODEL,
-    ChatRequest,
-    EngineError,
-    Generation,
-    GenerationRequest,
-    Piece,
-    ServedVersion,
-    UnknownVersionError,
-    VersionLoadError,
-)
+from .engine import CANARY_MODEL, DEFAULT_MODEL, EngineError, ServedVersion, UnknownVersionError, VersionLoadError
+from .generation import ChatRequest, Generation, GenerationRequest, Piece
 from .policy_source import PolicySource
 from .rendering import streamed_reply, whole_reply
 
@@ -105,7 +95,7 @@ class TransformersEngine:
         Yields answers without writing a reply.
 
         Args:
-            request ([`~online_trl.serving.engine.GenerationRequest`]):
+            request ([`~online_trl.serving.generation.GenerationRequest`]):
                 What was asked.
             streaming (`bool`):
                 Whether to yield stretches as soon as they are certain, or only whole answers as they end.

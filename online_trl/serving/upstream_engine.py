@@ -20,15 +20,14 @@ from ..config import ConfigError
 from .engine import (
     CANARY_MODEL,
     DEFAULT_MODEL,
-    ChatRequest,
     EngineError,
-    Piece,
     ServedVersion,
     UpstreamError,
     UpstreamRefusedError,
     UpstreamTimeoutError,
 )
 from .event_stream import split_events
+from .generation import ChatRequest, Piece
 from .tee import Tee
 
 API_KEY_VARIABLE = "ONLINE_TRL_UPSTREAM_API_KEY"

@@ -8,14 +8,8 @@ import pytest
 import torch
 
 from online_trl.serving.decoding import Policy, Row, answer_batch
-from online_trl.serving.engine import (
-    EngineError,
-    Generation,
-    GenerationRequest,
-    InvalidPromptError,
-    PromptTooLongError,
-    Sampling,
-)
+from online_trl.serving.engine import EngineError, InvalidPromptError, PromptTooLongError
+from online_trl.serving.generation import Generation, GenerationRequest, Sampling
 from online_trl.serving.policy_source import SinglePolicy
 
 QUESTIONS = [

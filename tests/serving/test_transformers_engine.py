@@ -9,15 +9,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from online_trl.registry import ModelRegistry, copy_model
-from online_trl.serving.engine import (
-    EngineError,
-    Generation,
-    GenerationRequest,
-    PromptTooLongError,
-    Sampling,
-    UnknownVersionError,
-    VersionLoadError,
-)
+from online_trl.serving.engine import EngineError, PromptTooLongError, UnknownVersionError, VersionLoadError
+from online_trl.serving.generation import Generation, GenerationRequest, Sampling
 from online_trl.serving.policy_source import RegistryPolicies, SinglePolicy
 from online_trl.serving.transformers_engine import TransformersEngine
 from online_trl.types import ModelRole

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from online_trl.serving.engine import Generation, GenerationRequest, Origin, Sampling, merge_fields
+from online_trl.serving.generation import Generation, GenerationRequest, Origin, Sampling, merge_fields
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 ORIGIN = Origin(policy_version="policy-0001", sampling={"seed": 3})
