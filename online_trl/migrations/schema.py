@@ -64,8 +64,10 @@ interactions = sa.Table(
     sa.Column("upstream_id", sa.Text, index=True),
     sa.Column("parent_id", sa.Text, index=True),
     sa.Column("regenerates", sa.Text),
-    sa.Column("reply_key", sa.String(64), index=True),
-    sa.Index("ix_interactions_user_id", "user_id"),
+    sa.Column("reply_key", sa.String(64)),
+    # A conversation is looked up with every request, and a single column can be the same in half of the log.
+    sa.Index("ix_interactions_user_id_reply_key", "user_id", "reply_key"),
+    sa.Index("ix_interactions_user_id_session_id", "user_id", "session_id"),
 )
 
 feedback = sa.Table(

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from online_trl.store import FeedbackStore, Turn
 from online_trl.types import Interaction, Message, Purpose
@@ -105,25 +107,18 @@ def test_conversation_is_found_by_another_server(store: FeedbackStore, store_url
         assert other.find_turn(SECOND, user_id="ada").parent_id == parent
 
 
-def test_each_look_into_the_log_has_an_index(tmp_path):
-    import sqlalchemy as sa
-    from sqlalchemy import event
-
-    queries = []
+def test_looks_into_the_log_use_the_most_special_index(tmp_path: Path):
+    queries: list[tuple[str, Any]] = []
     with FeedbackStore(f"sqlite:///{tmp_path}/feedback.db") as store:
-        event.listen(
-            store._database._engine, "before_cursor_execute", lambda *call: queries.append((call[2], call[3]))
-        )
         answer(store)
-        queries.clear()
+        engine = store._database._engine
+        event.listen(engine, "before_cursor_execute", lambda *call: queries.append((call[2], call[3])))
         store.find_turn(SECOND, user_id="ada")
-        with store._database.reading() as connection:
-            plans = [
-                connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values).all()
-                for text, values in list(queries)
-                if text.startswith("SELECT")
-            ]
-    assert len(plans) == 3
-    steps = [step[3] for plan in plans for step in plan]
-    assert not [step for step in steps if step.startswith("SCAN")], steps
-    assert sa is not None
+        looks = [query for query in queries if query[0].startswith("SELECT")]
+        with engine.connect() as connection:
+            plans = [connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values).all() for text, values in looks]
+    assert [step[3].partition(" INDEX ")[2] for plan in plans for step in plan] == [
+        "ix_interactions_user_id_reply_key (user_id=? AND reply_key=?)",
+        "ix_interactions_user_id_session_id (user_id=? AND session_id=?)",
+        "ix_interactions_user_id_session_id (user_id=? AND session_id=?)",
+    ]

@@ -24,8 +24,10 @@ def _extend_interactions() -> None:
         op.add_column("interactions", sa.Column(name, sa.String(64), nullable=True))
     for name in ("upstream_id", "parent_id", "regenerates"):
         op.add_column("interactions", sa.Column(name, sa.Text(), nullable=True))
-    for name in ("user_id", "upstream_id", "parent_id", "reply_key"):
+    for name in ("upstream_id", "parent_id"):
         op.create_index(f"ix_interactions_{name}", "interactions", [name])
+    for name in ("reply_key", "session_id"):
+        op.create_index(f"ix_interactions_user_id_{name}", "interactions", ["user_id", name])
 
 
 def _extend_feedback() -> None:
