@@ -8,10 +8,11 @@ from collections import ChainMap
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import fields, replace
 from datetime import timezone
-from itertools import islice
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from ..migrations import schema
 from ..types import Feedback, Interaction, Message, utcnow
@@ -27,10 +28,15 @@ Record = TypeVar("Record", Interaction, Feedback)
 
 _TABLES = {Interaction: schema.interactions, Feedback: schema.feedback}
 
+_FIELDS = {record: tuple(field.name for field in fields(record)) for record in (Interaction, Feedback)}
+_GET_FIELDS = {record: attrgetter(*names) for record, names in _FIELDS.items()}
+
 # A retry names the row by its key; these differ from one try to the next.
 _NOT_CONTENTS = {"seq", "created_at", "feedback_id"}
-
-_CHUNK = 500
+_GET_CONTENTS = {
+    record: attrgetter(*(name for name in names if name not in _NOT_CONTENTS)) for record, names in _FIELDS.items()
+}
+_JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False, sort_keys=True)
 
 
 def prompt_key(prompt: Sequence[Message]) -> str:
@@ -40,7 +46,7 @@ def prompt_key(prompt: Sequence[Message]) -> str:
 
 def select_records(record: type[Interaction] | type[Feedback]) -> sa.Select[Any]:
     columns = _TABLES[record].c
-    return sa.select(*(columns[field.name] for field in fields(record)))
+    return sa.select(*(columns[name] for name in _FIELDS[record]))
 
 
 def interval(query: sa.Select[Any], seq: sa.ColumnElement[int], after: int, upto: int | None) -> sa.Select[Any]:
@@ -51,12 +57,17 @@ def interval(query: sa.Select[Any], seq: sa.ColumnElement[int], after: int, upto
 def where_in(
     connection: sa.Connection, query: sa.Select[Any], column: sa.ColumnElement[str], values: Iterable[str]
 ) -> list[sa.RowMapping]:
-    # Databases limit the number of parameters of one query.
-    remaining = iter(dict.fromkeys(values))
-    rows: list[sa.RowMapping] = []
-    while chunk := list(islice(remaining, _CHUNK)):
-        rows += connection.execute(query.where(column.in_(chunk))).mappings()
-    return rows
+    # The list is one parameter: databases limit their number, and so it is one statement for a list of any length.
+    names = list(dict.fromkeys(values))
+    if not names:
+        return []
+    if connection.dialect.name == "sqlite":
+        listed: sa.ColumnElement[bool] = column.in_(
+            sa.select(sa.func.json_each(json.dumps(names)).table_valued("value").c.value)
+        )
+    else:
+        listed = column == sa.any_(sa.literal(names, ARRAY(sa.Text)))
+    return list(connection.execute(query.where(listed)).mappings())
 
 
 def find(connection: sa.Connection, record: type[Record], key: str, values: Iterable[str]) -> dict[str, Record]:
@@ -88,7 +99,8 @@ def number_rows(
         name = getattr(record, key)
         row = stored.get(name)
         if row is None:
-            row = stored[name] = replace(record, seq=end + len(fresh) + 1)
+            created = record.created_at.astimezone(timezone.utc)
+            row = stored[name] = replace(record, seq=end + len(fresh) + 1, created_at=created)
             fresh.append(row)
         elif record_contents(row) != record_contents(record):
             raise IdempotencyConflictError(f"`{key}` {name!r} is already in the log with other contents")
@@ -96,27 +108,32 @@ def number_rows(
     return rows, fresh
 
 
-def storable(records: Iterable[Record]) -> list[Record]:
+def storable(records: Sequence[Record]) -> Sequence[Record]:
     """
-    Returns the records as they will be stored.
+    Returns the records, of which each can be stored: those that are written together with it must not suffer.
 
     Raises:
-        [`StoreError`]: if a record cannot be stored: the ones that are written together with it must not suffer.
+        [`StoreError`]: if one cannot.
     """
-    return [_storable(record) for record in records]
+    for record in records:
+        if record.created_at.tzinfo is None:
+            raise StoreError(f"`created_at` is {record.created_at} without a time zone; pass a timezone-aware time")
+        try:
+            contents = record_contents(record).encode()
+        except UnicodeEncodeError as error:
+            raise StoreError(f"a record holds text that is not Unicode: {error}; it is {record!r}") from error
+        if rb"\u0000" in contents:
+            _check_names(record)
+    return records
 
 
-def _storable(record: Record) -> Record:
-    if record.created_at.tzinfo is None:
-        raise StoreError(f"`created_at` is {record.created_at} without a time zone; pass a timezone-aware time")
-    try:
-        record_contents(record).encode()
-    except UnicodeEncodeError as error:
-        raise StoreError(f"a record holds text that is not Unicode: {error}; it is {record!r}") from error
+def _check_names(record: Interaction | Feedback) -> None:
+    # Messages and statements are stored as JSON, which can write NUL; the other columns cannot.
     names = [value for value in record_values(record).values() if isinstance(value, str)]
+    if isinstance(record, Feedback):
+        names += record.interaction_ids
     if any("\x00" in name for name in names):
         raise StoreError(f"a record holds the character NUL where the log cannot keep it; it is {record!r}")
-    return replace(record, created_at=record.created_at.astimezone(timezone.utc))
 
 
 def interaction_values(row: Interaction) -> dict[str, Any]:
@@ -134,14 +151,14 @@ def feedback_values(row: Feedback) -> dict[str, Any]:
 
 def record_values(record: Interaction | Feedback) -> dict[str, Any]:
     """Returns the fields of a record by name."""
-    return {field.name: getattr(record, field.name) for field in fields(record)}
+    kind = type(record)
+    return dict(zip(_FIELDS[kind], _GET_FIELDS[kind](record), strict=True))
 
 
 def record_contents(record: Interaction | Feedback) -> str:
     # As JSON, so that a tuple equals the list that it is stored as.
-    contents = {name: value for name, value in record_values(record).items() if name not in _NOT_CONTENTS}
     try:
-        return json.dumps(contents, sort_keys=True, allow_nan=False, ensure_ascii=False)
+        return _JSON.encode(_GET_CONTENTS[type(record)](record))
     except (TypeError, ValueError) as error:
         raise StoreError(f"a record cannot be stored as JSON: {error}; it is {record!r}") from error
 
