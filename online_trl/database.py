@@ -78,6 +78,25 @@ class Database:
             connection.execute(sa.select(schema.log_position.c.seq).with_for_update())
             yield connection
 
+    def drop_old_pages(self) -> None:
+        """
+        Empties the write-ahead log of SQLite, which holds earlier contents of overwritten pages.
+
+        Raises:
+            [`StoreError`]: if a reader keeps them in use for too long.
+        """
+        if self._file is None:
+            return
+        with self._clear_errors(), self._connect() as connection, _writing_alone(self._file):
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            ((is_busy, _, _),) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if is_busy:
+            raise StoreError(
+                f"{self.name}: what was erased is still in the write-ahead log, because a reader has been at work for "
+                f"more than {_BUSY_SECONDS} s; erase it again once that has finished"
+            )
+
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """

@@ -97,7 +97,8 @@ def import_dataset(
             Who made the judgements.
 
     Returns:
-        `int`: The number of feedback rows added. Rows that prefer an answer to itself are left out.
+        `int`: The number of feedback rows added. Rows that prefer an answer to itself, and those that were erased from
+        the log, are left out.
 
     Raises:
         [`DatasetFormatError`]: if columns are missing, or a row cannot be read.
@@ -109,14 +110,22 @@ def import_dataset(
     while chunk := list(islice(rows, _CHUNK)):
         judgements = [_read(read_row, number, row) for number, row in chunk]
         records = [_records(judged, occurrences, user_id, source) for judged in judgements if judged is not None]
+        skipped += len(chunk) - len(records)
+        records = _not_erased(store, records)
         end = store.latest_seq()
         store.add_interactions([answer for answers, _ in records for answer in answers])
         stored = store.add_feedback_batch([feedback for _, feedback in records])
         added += sum(row.seq is not None and row.seq > end for row in stored)
-        skipped += len(chunk) - len(records)
     if skipped:
         logger.warning("%d rows prefer an answer to itself and were left out", skipped)
     return added
+
+
+def _not_erased(
+    store: FeedbackStore, records: list[tuple[list[Interaction], Feedback]]
+) -> list[tuple[list[Interaction], Feedback]]:
+    erased = store.erased_among(name for _, feedback in records for name in feedback.interaction_ids)
+    return [(answers, feedback) for answers, feedback in records if erased.isdisjoint(feedback.interaction_ids)]
 
 
 @dataclass(frozen=True)

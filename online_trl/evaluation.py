@@ -196,7 +196,7 @@ def _evaluated(store: FeedbackStore, policy_version: str) -> dict[str, int]:
 
 def _feedback_about(store: FeedbackStore, answers: dict[str, int]) -> list[Feedback]:
     """The standing feedback that came after the first of these answers; there is none about them before it."""
-    return standing_feedback(store.feedback(after=min(answers.values()))) if answers else []
+    return standing_feedback(store.admitted_feedback(after=min(answers.values()))) if answers else []
 
 
 def _bounded_interval(

@@ -163,7 +163,7 @@ class Measurement:
 
     def _scores(self) -> dict[str, float]:
         rated = (FeedbackKind.BINARY, FeedbackKind.RATING)
-        rows = [row for row in standing_feedback(self.store.feedback()) if row.kind in rated]
+        rows = [row for row in standing_feedback(self.store.admitted_feedback()) if row.kind in rated]
         return {row.interaction_ids[0]: row.score for row in rows}
 
 

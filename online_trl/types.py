@@ -15,6 +15,9 @@ from typing import Any, Literal, TypedDict
 
 import uuid_utils
 
+ANONYMOUS = "anonymous"
+"""User of whoever gives no name."""
+
 
 class Message(TypedDict):
     """One chat message, in the conversational format of TRL and of the OpenAI API."""
@@ -88,6 +91,32 @@ class ErasedSubject(str, Enum):
 
     USER = "user"
     INTERACTION = "interaction"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tombstone:
+    """
+    What stays of what was erased from the log.
+
+    Args:
+        seq (`int`):
+            Position of the erasure in the log.
+        subject ([`ErasedSubject`]):
+            Whether a user or an interaction was erased.
+        subject_hash (`str`):
+            SHA-256 by which the name of the subject is recognised.
+        created_at (`datetime`):
+            When, timezone-aware.
+        interaction_ids (`tuple[str, ...]`), feedback_ids (`tuple[str, ...]`):
+            The rows that went, in the order of the log.
+    """
+
+    seq: int
+    subject: ErasedSubject
+    subject_hash: str
+    created_at: datetime
+    interaction_ids: tuple[str, ...] = ()
+    feedback_ids: tuple[str, ...] = ()
 
 
 class InvalidRecordError(ValueError):

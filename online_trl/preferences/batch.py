@@ -86,7 +86,15 @@ def read_preferences(store: FeedbackStore, *, after: int, upto: int) -> Preferen
         feedback_ids=tuple(row.feedback_id for row in about_chats(fresh, interactions)),
         after=after,
         upto=upto,
-        withdrawn=frozenset(row.supersedes for row in fresh if row.supersedes is not None),
+        withdrawn=_withdrawn(store, fresh, after=after, upto=upto),
+    )
+
+
+def _withdrawn(store: FeedbackStore, fresh: list[Feedback], *, after: int, upto: int) -> frozenset[str]:
+    erased = store.tombstones(after=after, upto=upto)
+    return frozenset(
+        [row.supersedes for row in fresh if row.supersedes is not None]
+        + [name for mark in erased for name in (*mark.feedback_ids, *mark.interaction_ids)]
     )
 
 

@@ -15,6 +15,7 @@ from .routes.chat import chat_router
 from .routes.feedback import feedback_router
 from .routes.operations import operations_router
 from .routes.signed_feedback import signed_feedback_router
+from .routes.trust import trust_router
 from .service import Service
 from .settings import ServerSettings
 
@@ -44,7 +45,7 @@ def create_app(*, store: FeedbackStore, engine: Engine, settings: ServerSettings
     service = Service(store, engine, settings or ServerSettings())
     add_error_handlers(app)
     _add_guards(app, service)
-    for make_router in (chat_router, feedback_router, signed_feedback_router, operations_router):
+    for make_router in (chat_router, feedback_router, signed_feedback_router, trust_router, operations_router):
         app.include_router(make_router(service), responses=error_responses(*GUARD_STATUSES))
     return app
 

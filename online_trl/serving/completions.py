@@ -17,10 +17,10 @@ import anyio
 from anyio.to_thread import run_sync
 
 from ..store import FeedbackStore, Turn
-from ..types import Interaction, Message, Purpose, new_id
+from ..types import ANONYMOUS, Interaction, Message, Purpose, new_id
 from .engine import DEFAULT_MODEL, Engine
 from .generation import ChatRequest, Generation
-from .schemas import ANONYMOUS, ChatCompletionRequest
+from .schemas import ChatCompletionRequest
 
 CANCELLED = "cancelled"
 """Stands in the log as the finish reason of an answer that the client did not wait for."""

@@ -8,11 +8,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ..store import (
+    ErasedError,
     ForeignFeedbackError,
     IdempotencyConflictError,
+    NotQuarantinedError,
     StoreError,
     UnknownFeedbackError,
     UnknownInteractionError,
+    UnknownUserError,
 )
 from ..types import InvalidRecordError
 from .engine import (
@@ -61,6 +64,9 @@ _REPLIES: dict[type[Exception], tuple[int, str, str | None, str | None]] = {
     UnknownInteractionError: (404, _INVALID, "interaction_ids", "interaction_not_found"),
     UnknownFeedbackError: (404, _INVALID, "supersedes", "feedback_not_found"),
     ForeignFeedbackError: (403, _INVALID, "supersedes", "feedback_of_another_user"),
+    ErasedError: (410, _INVALID, None, "erased"),
+    UnknownUserError: (404, _INVALID, "user_id", "user_not_found"),
+    NotQuarantinedError: (404, _INVALID, "feedback_ids", "feedback_not_found"),
     IdempotencyConflictError: (409, _INVALID, "idempotency_key", "idempotency_conflict"),
     StoreError: (503, _SERVER, None, "store_unavailable"),
 }

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..store import FeedbackStore, IdempotencyConflictError, UnknownInteractionError
-from ..types import Feedback
-from .schemas import ANONYMOUS
+from ..types import ANONYMOUS, Feedback
 from .service import Service
 
 
@@ -34,17 +33,17 @@ async def record_feedback(service: Service, rows: Sequence[Feedback]) -> list[Fe
     """
     service.rate_limits.count_users(row.user_id for row in rows if row.user_id != ANONYMOUS)
     try:
-        stored = await _submit(service.store, rows)
+        stored = await _submit(service, rows)
     except (UnknownInteractionError, IdempotencyConflictError):
         known_rows = await asyncio.to_thread(_as_known, service.store, rows)
         if known_rows == rows:
             raise
-        stored = await _submit(service.store, known_rows)
+        stored = await _submit(service, known_rows)
     return stored
 
 
-async def _submit(store: FeedbackStore, rows: Sequence[Feedback]) -> list[Feedback]:
-    return await asyncio.wrap_future(store.submit_feedback(rows))
+async def _submit(service: Service, rows: Sequence[Feedback]) -> list[Feedback]:
+    return await asyncio.wrap_future(service.store.submit_feedback(rows, screening=service.settings.screening))
 
 
 def _as_known(store: FeedbackStore, rows: Sequence[Feedback]) -> list[Feedback]:

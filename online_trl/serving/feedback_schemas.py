@@ -25,9 +25,9 @@ from pydantic import (
     model_validator,
 )
 
-from ..types import Feedback, FeedbackKind, FeedbackSource, InvalidRecordError, new_id, utcnow
+from ..types import ANONYMOUS, Feedback, FeedbackKind, FeedbackSource, InvalidRecordError, new_id, utcnow
 from . import scores
-from .schemas import ANONYMOUS, LONGEST_NAME, Name, Text, check_text
+from .schemas import LONGEST_NAME, Name, Text, check_text
 from .settings import ServerSettings
 
 _LARGEST_NUMBER = 2.0**53

@@ -26,8 +26,6 @@ from ..types import Message
 from .engine import DEFAULT_MODEL
 from .generation import ChatRequest, Generation, GenerationRequest, Sampling, TokenLogprob
 
-ANONYMOUS = "anonymous"
-"""User of a request that names none."""
 LONGEST_NAME = 256
 """Characters that an id, a key or a user's name may have."""
 

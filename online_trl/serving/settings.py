@@ -12,6 +12,7 @@ from limits import parse
 from pydantic import TypeAdapter, ValidationError
 
 from ..config import ConfigError, check_keys, check_range
+from ..store import Screening
 from ..types import FeedbackKind
 
 _ORIGIN = re.compile(r"https?://[^/?#@\s]+")
@@ -76,6 +77,16 @@ class ServerSettings:
     burst_seconds: int = 60
     near_duplicates: int = 5
     near_duplicate_seconds: int = 3600
+
+    @property
+    def screening(self) -> Screening:
+        """What decides which feedback is quarantined."""
+        return Screening(
+            burst_rows=self.burst_rows,
+            burst_seconds=self.burst_seconds,
+            near_duplicates=self.near_duplicates,
+            near_duplicate_seconds=self.near_duplicate_seconds,
+        )
 
     def __post_init__(self) -> None:
         for name in ("feedback_url_seconds", "max_body_bytes", "burst_seconds", "near_duplicate_seconds"):

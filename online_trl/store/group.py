@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from ..migrations import schema
 from ..types import Feedback, Interaction
+from .erasure import check_not_erased, erased_among, marks_of
 from .errors import StoreError
 from .rows import (
     Record,
@@ -131,7 +132,9 @@ def _append_interactions(
     connection: sa.Connection, requests: Sequence[AddInteractions], end: int, outcomes: dict[WriteRequest, Outcome]
 ) -> int:
     ids = [row.interaction_id for request in requests for row in request.rows]
-    numbering = _Numbering("interaction_id", find(connection, Interaction, "interaction_id", ids), end)
+    erased = erased_among(connection, ids)
+    stored = find(connection, Interaction, "interaction_id", ids)
+    numbering = _Numbering("interaction_id", stored, end, lambda fresh: check_not_erased(fresh, erased))
     for request in requests:
         outcomes[request] = numbering.add(request.rows)
     insert_rows(connection, schema.interactions, [interaction_values(row) for row in numbering.fresh])
@@ -146,9 +149,12 @@ def _append_feedback(
     candidates = [row for row in rows if row.idempotency_key not in stored]
     interactions = known_interactions(connection, candidates)
     authors = known_authors(connection, candidates)
+    unknown = [name for row in candidates for name in row.interaction_ids if name not in interactions]
+    erased = erased_among(connection, [*unknown, *marks_of(candidates)])
 
     def check(fresh: Sequence[Feedback]) -> None:
-        check_interactions(fresh, interactions)
+        check_interactions(fresh, interactions, erased)
+        check_not_erased(fresh, erased)
         check_feedback_ids(fresh, authors)
 
     numbering = _Numbering("idempotency_key", stored, end, check)

@@ -8,7 +8,7 @@ or below it later. An acknowledged row survives the death of any process.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,12 +19,15 @@ import sqlalchemy as sa
 
 from ..database import Database
 from ..migrations import schema
-from ..types import Feedback, Interaction, Message, Purpose
+from ..types import ErasedSubject, Feedback, Interaction, Message, Purpose, Tombstone
 from .conversations import Turn, find_turn
-from .group import AddFeedback, AddInteractions, Screen
+from .erasure import erase_interaction, erase_user, erased_among, tombstones
+from .group import AddFeedback, AddInteractions, Result, RunTask, Screen
 from .keys import ApiKeys
+from .quarantine import QuarantinedFeedback, admitted_feedback, quarantined, quarantined_feedback, release
 from .related import related_feedback, related_regenerations
 from .rows import Record, counts, find, interval, position, select_records, storable, where_in
+from .tracing import Trace, trace
 from .writer import Writer
 
 
@@ -240,9 +243,122 @@ class FeedbackStore:
         seq = schema.feedback.c.seq
         return self._read(Feedback, interval(select_records(Feedback), seq, after, upto).order_by(seq).limit(limit))
 
+    def admitted_feedback(self, *, after: int = 0, upto: int | None = None) -> list[Feedback]:
+        """
+        Returns the feedback rows of the interval `(after, upto]` that counted at its end, in the order of the log.
+
+        Rows in quarantine are not among them; a released one counts from its release on, whose `seq` it has here.
+
+        Args:
+            after (`int`, *optional*, defaults to `0`):
+                `seq` after which to read.
+            upto (`int`, *optional*):
+                Last `seq` to read. Defaults to the end of the log.
+        """
+        return self._read(Feedback, admitted_feedback(after=after, upto=upto))
+
+    def quarantined(self, *, after: int = 0, limit: int | None = None) -> list[QuarantinedFeedback]:
+        """
+        Returns the feedback rows that wait in quarantine, in the order of the log.
+
+        Args:
+            after (`int`, *optional*, defaults to `0`):
+                `seq` after which to read.
+            limit (`int`, *optional*):
+                At most so many.
+        """
+        with self._database.reading() as connection:
+            return [
+                quarantined_feedback(row)
+                for row in connection.execute(quarantined(after=after, limit=limit)).mappings()
+            ]
+
+    def release(self, feedback_ids: Iterable[str]) -> list[Feedback]:
+        """
+        Lets feedback out of quarantine: from now on it counts, as if said now.
+
+        Args:
+            feedback_ids (`Iterable[str]`):
+                The rows, all or none. One that was released before stays as it is.
+
+        Returns:
+            `list[Feedback]`: The rows, each with the `seq` that it counts from.
+
+        Raises:
+            [`NotQuarantinedError`]: if one of them was never quarantined.
+        """
+        names = list(feedback_ids)
+        return self._run(lambda connection: release(connection, names))
+
+    def erase_user(self, user_id: str) -> Tombstone:
+        """
+        Erases what a user asked and said, and what anybody said about the user's answers. On SQLite the bytes are
+        overwritten; PostgreSQL frees them at its next vacuum.
+
+        Args:
+            user_id (`str`):
+                The user. Doing it twice does nothing more.
+
+        Returns:
+            [`~types.Tombstone`]: What stays in the log.
+
+        Raises:
+            [`UnknownUserError`]: if nothing in the log is of this user, nor ever was.
+        """
+        return self._erase(lambda connection: erase_user(connection, user_id))
+
+    def erase_interaction(self, interaction_id: str) -> Tombstone:
+        """
+        Erases an answer, the later turns of its conversation, which quote it, and what anybody said about them. Other
+        answers to the same prompt stay.
+
+        Args:
+            interaction_id (`str`):
+                The answer. Doing it twice does nothing more.
+
+        Returns:
+            [`~types.Tombstone`]: What stays in the log.
+
+        Raises:
+            [`UnknownInteractionError`]: if it never was in the log.
+        """
+        return self._erase(lambda connection: erase_interaction(connection, interaction_id))
+
+    def tombstones(self, *, after: int = 0, upto: int | None = None) -> list[Tombstone]:
+        """
+        Returns what was erased in the interval `(after, upto]`, in the order of the log.
+
+        Args:
+            after (`int`, *optional*, defaults to `0`):
+                `seq` after which to read.
+            upto (`int`, *optional*):
+                Last `seq` to read. Defaults to the end of the log.
+        """
+        with self._database.reading() as connection:
+            return tombstones(connection, after=after, upto=upto)
+
+    def erased_among(self, ids: Iterable[str]) -> set[str]:
+        """Returns which of these ids, of interactions or feedback, are those of erased rows."""
+        with self._database.reading() as connection:
+            return erased_among(connection, ids)
+
+    def trace(self, subject: ErasedSubject, name: str) -> Trace:
+        """
+        Returns the rows that belong to a user or are an interaction, erased ones too.
+
+        Args:
+            subject ([`~types.ErasedSubject`]):
+                Whether `name` is that of a user or of an interaction.
+            name (`str`):
+                Id of the user or the interaction.
+        """
+        with self._database.reading() as connection:
+            return trace(connection, subject, name)
+
     def related_feedback(self, *, after: int, upto: int) -> list[Feedback]:
         """
-        Returns the feedback rows of `(after, upto]` and the earlier ones that bear on them, in the order of the log.
+        Returns the feedback rows of `(after, upto]` and the earlier ones that bear on them, as far as they counted at
+        `upto` (see [`admitted_feedback`]), in the order of the log.
 
         These are the rows about any prompt that was asked or judged in the interval, and the rows that supersede them:
         what it takes to know which preferences are new, without reading the whole log.
@@ -354,6 +470,17 @@ class FeedbackStore:
                 feedback_by_kind={kind.value: count for kind, count in counts(connection, rows.kind).items()},
                 answers_by_version=versions,
             )
+
+    def _erase(self, task: Callable[[sa.Connection], Tombstone]) -> Tombstone:
+        tombstone = self._run(task)
+        # Also after an erasure that found nothing left: the one before may have been interrupted here.
+        self._database.drop_old_pages()
+        return tombstone
+
+    def _run(self, task: Callable[[sa.Connection], Result]) -> Result:
+        request: RunTask[Result] = RunTask(task)
+        self._writer.submit(request)
+        return request.future.result()
 
     def _read(self, record: type[Record], query: sa.Select[Any]) -> list[Record]:
         with self._database.reading() as connection:

@@ -7,16 +7,18 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..migrations import schema
-from ..types import Feedback, Interaction
+from ..types import Interaction
+from .quarantine import select_admitted
 from .rows import interval, select_records
 
 _rows = schema.feedback.c
 _links = schema.feedback_interactions.c
 _answers = schema.interactions.c
+_released = schema.quarantine_releases.c
 
 
 def related_feedback(*, after: int, upto: int) -> sa.Select[Any]:
-    """Selects the feedback of the interval, that about the prompts it touches, and the rows that supersede that."""
+    """Selects the feedback of the interval, that about its prompts, and what supersedes that, as far as it counts."""
     touched = _touched_prompts(after, upto)
     about = (
         sa.select(_links.feedback_seq.label("seq"))
@@ -31,8 +33,8 @@ def related_feedback(*, after: int, upto: int) -> sa.Select[Any]:
     )
     fresh = interval(sa.select(_rows.seq), _rows.seq, after, upto)
     bears = sa.union(sa.select(about.c.seq), amending, fresh).cte("bears")
-    query = select_records(Feedback).join(bears, _rows.seq == bears.c.seq)
-    return query.where(_rows.seq <= upto).order_by(_rows.seq)
+    query = select_admitted(upto).join(bears, _rows.seq == bears.c.seq)
+    return query.where(_rows.seq <= upto).order_by("seq")
 
 
 def related_regenerations(*, after: int, upto: int) -> sa.Select[Any]:
@@ -57,6 +59,12 @@ def _touched_prompts(after: int, upto: int) -> sa.CTE:
     is_about = _links.interaction_id == _answers.interaction_id
     asked = interval(sa.select(_answers.prompt_key), _answers.seq, after, upto)
     judged = interval(sa.select(_answers.prompt_key).where(is_about), _links.feedback_seq, after, upto)
+    released = interval(
+        sa.select(_answers.prompt_key).where(is_about, _links.feedback_seq == _released.feedback_seq),
+        _released.seq,
+        after,
+        upto,
+    )
     next_turn = schema.interactions.alias("next_turn")
     went_on = interval(
         sa.select(_answers.prompt_key).join(next_turn, next_turn.c.parent_id == _answers.interaction_id),
@@ -64,4 +72,4 @@ def _touched_prompts(after: int, upto: int) -> sa.CTE:
         after,
         upto,
     ).where(_answers.regenerates.is_not(None))
-    return sa.union(asked, judged, went_on).cte("touched")
+    return sa.union(asked, judged, released, went_on).cte("touched")

@@ -23,6 +23,7 @@ from .errors import (
     UnknownFeedbackError,
     UnknownInteractionError,
 )
+from .statements import statement_key
 
 Record = TypeVar("Record", Interaction, Feedback)
 
@@ -55,7 +56,7 @@ def interval(query: sa.Select[Any], seq: sa.ColumnElement[int], after: int, upto
 
 
 def where_in(
-    connection: sa.Connection, query: sa.Select[Any], column: sa.ColumnElement[str], values: Iterable[str]
+    connection: sa.Connection, query: sa.Select[Any], column: sa.ColumnElement[Any], values: Iterable[Any]
 ) -> list[sa.RowMapping]:
     # The list is one parameter: databases limit their number, and so it is one statement for a list of any length.
     names = list(dict.fromkeys(values))
@@ -145,8 +146,8 @@ def interaction_values(row: Interaction) -> dict[str, Any]:
 
 
 def feedback_values(row: Feedback) -> dict[str, Any]:
-    """Returns the columns of a feedback row: its fields, and when it came in by this machine's clock."""
-    return record_values(row) | {"received_at": utcnow()}
+    """Returns the columns of a feedback row: its fields, when it came in, and what others that say so are known by."""
+    return record_values(row) | {"received_at": utcnow(), "statement_key": statement_key(row)}
 
 
 def record_values(record: Interaction | Feedback) -> dict[str, Any]:
@@ -179,10 +180,10 @@ def known_interactions(connection: sa.Connection, feedback: Sequence[Feedback]) 
     return {row["interaction_id"] for row in where_in(connection, sa.select(column), column, named)}
 
 
-def check_interactions(feedback: Sequence[Feedback], known: set[str]) -> None:
+def check_interactions(feedback: Sequence[Feedback], known: set[str], erased: set[str]) -> None:
     named = [name for row in feedback for name in row.interaction_ids]
     if unknown := dict.fromkeys(name for name in named if name not in known):
-        raise UnknownInteractionError(unknown)
+        raise UnknownInteractionError(unknown, erased)
 
 
 def known_authors(connection: sa.Connection, feedback: Sequence[Feedback]) -> dict[str, str]:

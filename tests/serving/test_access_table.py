@@ -26,6 +26,10 @@ TABLE: dict[tuple[str, str], Scope | None] = {
     ("GET", "/v1/models"): Scope.CHAT,
     ("POST", "/v1/feedback"): Scope.FEEDBACK,
     ("POST", "/v1/signed-feedback"): PUBLIC,
+    ("GET", "/v1/quarantine"): Scope.ADMIN,
+    ("POST", "/v1/quarantine/release"): Scope.ADMIN,
+    ("DELETE", "/v1/users/{user_id}"): Scope.ADMIN,
+    ("DELETE", "/v1/interactions/{interaction_id}"): Scope.ADMIN,
 }
 
 # The scopes of each caller's key; those without one hold what opens nothing.

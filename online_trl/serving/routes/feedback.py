@@ -38,7 +38,7 @@ def feedback_router(service: Service) -> APIRouter:
         "/v1/feedback",
         status_code=201,
         response_model=FeedbackReceipt | list[FeedbackReceipt],
-        responses=error_responses(400, 403, 404, 409, 422, 503),
+        responses=error_responses(400, 403, 404, 409, 410, 422, 503),
         openapi_extra={"requestBody": {"content": {"application/json": {"examples": FEEDBACK_EXAMPLES}}}},
     )
     async def create_feedback(body: FeedbackBody, idempotency_key: IdempotencyKey = None) -> Response:

@@ -10,12 +10,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 
 from ...store import FeedbackStore, UnknownInteractionError
-from ...types import Feedback, FeedbackKind
+from ...types import ANONYMOUS, Feedback, FeedbackKind
 from ..errors import RefusalError, error_responses
 from ..feedback import record_feedback
 from ..feedback_schemas import AnyFeedbackRequest, FeedbackBody, FeedbackReceipt, MetricRequest
 from ..feedback_url import PATH, FeedbackGrant, FeedbackUrls
-from ..schemas import ANONYMOUS, Name
+from ..schemas import Name
 from ..service import Service
 from .feedback import IdempotencyKey, feedback_reply, read_feedback
 
@@ -29,7 +29,7 @@ def signed_feedback_router(service: Service) -> APIRouter:
         PATH,
         status_code=201,
         response_model=FeedbackReceipt | list[FeedbackReceipt],
-        responses=error_responses(400, 403, 404, 409, 422, 503),
+        responses=error_responses(400, 403, 404, 409, 410, 422, 503),
     )
     async def create_signed_feedback(
         body: FeedbackBody,

@@ -1,0 +1,177 @@
+"""
+Feedback that waits for somebody to look at it: bursts and near-duplicates.
+
+A quarantined row is in the log like any other, acknowledged and with its `seq`, but nothing is learned from it and it
+does not count in evaluations. Its release is an entry of the log with a `seq` of its own, and from then on the row
+counts as said at that position, so that a reader who has read past the row itself gets it once, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..migrations import schema
+from ..types import ANONYMOUS, Feedback, QuarantineReason, utcnow
+from .errors import NotQuarantinedError
+from .rows import insert_rows, interval, move_position, position, select_records, where_in
+
+_rows = schema.feedback.c
+_held = schema.quarantine.c
+_released = schema.quarantine_releases.c
+_with_standing = schema.feedback.outerjoin(schema.quarantine).outerjoin(schema.quarantine_releases)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screening:
+    """
+    Decides, in the transaction that adds feedback, which of the new rows are quarantined.
+
+    A burst is more rows of one user than a person sends in so short a time; those beyond the bound are quarantined.
+    All who give no name share one user, of whom no burst is told: what they send together is no one's burst, and the
+    rate limits bound it. A near-duplicate is a statement that says what so many others said shortly before, see
+    [`~store.statements.statement_key`]. Time is that of arrival, by the clock of the server. Quarantined rows count,
+    so that a flood does not get through in part. What only takes something back is never quarantined.
+
+    Args:
+        burst_rows (`int`):
+            Rows of one user within `burst_seconds` from which on further ones are quarantined; `0` for no such bound.
+        burst_seconds (`int`):
+            See `burst_rows`.
+        near_duplicates (`int`):
+            Rows that say nearly the same within `near_duplicate_seconds` from which on further ones are quarantined;
+            `0` for no such bound.
+        near_duplicate_seconds (`int`):
+            See `near_duplicates`.
+    """
+
+    burst_rows: int
+    burst_seconds: int
+    near_duplicates: int
+    near_duplicate_seconds: int
+
+    def __call__(self, connection: sa.Connection, fresh: Sequence[Feedback]) -> None:
+        """Quarantines those of the rows, which were just added, that have to wait."""
+        screened = {row.seq for row in fresh if row.value is not None}
+        bounds = [reason for reason, most, _, _ in self._bounds() if most]
+        if not screened or not bounds:
+            return
+        held = [row for row in connection.execute(self._suspects(fresh)).mappings() if row["seq"] in screened]
+        insert_rows(connection, schema.quarantine, [self._entry(row) for row in held])
+
+    def _bounds(self) -> tuple[tuple[QuarantineReason, int, int, sa.Column[Any]], ...]:
+        return (
+            (QuarantineReason.BURST, self.burst_rows, self.burst_seconds, _rows.user_id),
+            (
+                QuarantineReason.NEAR_DUPLICATE,
+                self.near_duplicates,
+                self.near_duplicate_seconds,
+                _rows.statement_key,
+            ),
+        )
+
+    def _suspects(self, fresh: Sequence[Feedback]) -> sa.Select[Any]:
+        """Selects the rows beyond a bound, with a column per reason that says so."""
+        beyond = {
+            reason: _row_before(column, most, seconds) for reason, most, seconds, column in self._bounds() if most
+        }
+        if QuarantineReason.BURST in beyond:
+            beyond[QuarantineReason.BURST] &= _rows.user_id != ANONYMOUS
+        seqs = [row.seq or 0 for row in fresh]
+        columns = [condition.label(reason.value) for reason, condition in beyond.items()]
+        return sa.select(_rows.seq, *columns).where(_rows.seq.between(min(seqs), max(seqs)), sa.or_(*beyond.values()))
+
+    def _entry(self, row: sa.RowMapping) -> dict[str, Any]:
+        reason, most, seconds, _ = next(bound for bound in self._bounds() if row.get(bound[0].value))
+        said = {
+            QuarantineReason.BURST: f"{most} rows of this user came in the {seconds} s before it",
+            QuarantineReason.NEAR_DUPLICATE: f"{most} rows said nearly the same in the {seconds} s before it",
+        }
+        return {"feedback_seq": row["seq"], "reason": reason, "detail": said[reason]}
+
+
+def _row_before(column: sa.Column[Any], most: int, seconds: int) -> sa.ColumnElement[bool]:
+    """Whether so many rows that are alike came before one, found by skipping over just so many in an index."""
+    now = utcnow()
+    other = schema.feedback.alias()
+    recent = other.c.received_at.between(now - timedelta(seconds=seconds), now)
+    return (
+        sa.select(other.c.seq)
+        .where(other.c[column.name] == column, recent, other.c.seq < _rows.seq)
+        .order_by(other.c.received_at.desc())
+        .limit(1)
+        .offset(most - 1)
+        .scalar_subquery()
+        .is_not(None)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuarantinedFeedback:
+    """
+    A row that waits, and why.
+
+    Args:
+        feedback ([`~online_trl.types.Feedback`]):
+            The row as it was written.
+        reason ([`~online_trl.types.QuarantineReason`]), detail (`str`):
+            Why it waits, by name and in words.
+    """
+
+    feedback: Feedback
+    reason: QuarantineReason
+    detail: str
+
+
+def quarantined(*, after: int, limit: int | None) -> sa.Select[Any]:
+    """Selects the rows that wait, in the order of the log, each with reason and detail."""
+    query = select_records(Feedback).add_columns(_held.reason, _held.detail).select_from(_with_standing)
+    waiting = query.where(_held.feedback_seq > after, _released.seq.is_(None))
+    return waiting.order_by(_held.feedback_seq).limit(limit)
+
+
+def quarantined_feedback(row: sa.RowMapping) -> QuarantinedFeedback:
+    """Returns the record of a row that [`quarantined`] selected."""
+    feedback = Feedback(**{field.name: row[field.name] for field in fields(Feedback)})
+    return QuarantinedFeedback(feedback=feedback, reason=row["reason"], detail=row["detail"])
+
+
+def release(connection: sa.Connection, feedback_ids: Iterable[str]) -> list[Feedback]:
+    """Releases rows and returns them as they count from now on; those released before stay where they are."""
+    names = list(dict.fromkeys(feedback_ids))
+    query = sa.select(_rows.feedback_id, _rows.seq, _released.seq.label("released")).select_from(_with_standing)
+    entries = where_in(connection, query.where(_held.feedback_seq.is_not(None)), _rows.feedback_id, names)
+    if missing := set(names) - {row["feedback_id"] for row in entries}:
+        raise NotQuarantinedError(f"not in quarantine: {', '.join(sorted(missing))}")
+    waiting = sorted(row["seq"] for row in entries if row["released"] is None)
+    end = position(connection)
+    now = utcnow()
+    released = [{"seq": end + n, "feedback_seq": seq, "created_at": now} for n, seq in enumerate(waiting, start=1)]
+    insert_rows(connection, schema.quarantine_releases, released)
+    move_position(connection, end + len(released))
+    rows = where_in(connection, select_admitted(), _rows.feedback_id, names)
+    return sorted((Feedback(**row) for row in rows), key=lambda row: row.seq or 0)
+
+
+def select_admitted(upto: int | None = None) -> sa.Select[Any]:
+    """Selects the feedback that counted at a position; the `seq` of a released row is that of its release."""
+    released = _released.seq if upto is None else sa.case((_released.seq <= upto, _released.seq))
+    seq = sa.func.coalesce(released, _rows.seq)
+    columns = [seq.label(name) if name == "seq" else _rows[name] for name in (f.name for f in fields(Feedback))]
+    return (
+        sa.select(*columns)
+        .select_from(_with_standing)
+        .where(sa.or_(_held.feedback_seq.is_(None), released.is_not(None)))
+    )
+
+
+def admitted_feedback(*, after: int, upto: int | None) -> sa.Select[Any]:
+    """Selects the feedback of an interval that counted at its end."""
+    written = interval(sa.select(_rows.seq), _rows.seq, after, upto)
+    released = interval(sa.select(_released.feedback_seq), _released.seq, after, upto)
+    members = sa.union(written, released).cte("members")
+    return select_admitted(upto).join(members, members.c.seq == _rows.seq).order_by("seq")
