@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import httpx
 
 from online_trl.serving.app import create_app
+from online_trl.serving.engine import Engine
 from online_trl.serving.policy_source import SinglePolicy
 from online_trl.serving.settings import ServerSettings
 from online_trl.serving.transformers_engine import TransformersEngine
@@ -25,10 +26,11 @@ LOCAL = "http://localhost"
 
 @dataclass(frozen=True)
 class SmallApp:
-    """The app, its log, and the loop that both live on."""
+    """The app, its log and its engine, and the loop that they live on."""
 
     app: Any
     store: FeedbackStore
+    engine: Engine
     loop: asyncio.AbstractEventLoop
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
@@ -65,7 +67,8 @@ def small_app(folder: Path, policy: Path, **settings: Any) -> Iterator[SmallApp]
     with FeedbackStore(f"sqlite:///{folder}/feedback.db") as store:
         loop.run_until_complete(engine.start())
         try:
-            yield SmallApp(create_app(store=store, engine=engine, settings=ServerSettings(**settings)), store, loop)
+            app = create_app(store=store, engine=engine, settings=ServerSettings(**settings))
+            yield SmallApp(app, store, engine, loop)
         finally:
             loop.run_until_complete(engine.stop())
             loop.run_until_complete(loop.shutdown_default_executor())

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from starlette.datastructures import Headers
 
 from online_trl.serving.access import is_loopback, sent_key
+from online_trl.serving.app import create_app
+from online_trl.store import FeedbackStore
 from online_trl.types import Scope
 from serving.small_app import SmallApp, small_app
 
@@ -107,6 +110,18 @@ def test_keys_made_and_revoked_while_the_server_runs_take_effect(app: SmallApp):
     app.store.keys.revoke(row.key_id)
     wait_until(app, 401, bearer(key))
     assert app.request("GET", "/v1/models", headers=bearer(other)).status_code == 200
+
+
+def test_revoked_key_opens_no_other_server_on_the_log_either(app: SmallApp):
+    key, row = app.store.keys.create([Scope.CHAT])
+    app.store.keys.create([Scope.CHAT])
+    with FeedbackStore(app.store.url) as store:
+        other = replace(app, app=create_app(store=store, engine=app.engine), store=store)
+        for server in (app, other):
+            wait_until(server, 200, bearer(key))
+        store.keys.revoke(row.key_id)
+        for server in (app, other):
+            wait_until(server, 401, bearer(key))
 
 
 def test_unauthorised_request_is_refused_before_its_body_is_read(app: SmallApp):
