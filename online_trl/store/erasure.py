@@ -192,8 +192,9 @@ def _delete_in(connection: sa.Connection, column: sa.Column[Any], values: Sequen
 def _read(connection: sa.Connection, query: sa.Select[Any]) -> list[Tombstone]:
     marks = list(connection.execute(query.order_by(_tombstones.seq)).mappings())
     entries: dict[int, list[sa.RowMapping]] = {mark["seq"]: [] for mark in marks}
+    meant = query.with_only_columns(_tombstones.seq).subquery()
     ids = sa.select(_erased.row_id, _erased.is_feedback, _erased.tombstone_seq).order_by(_erased.row_seq)
-    for row in where_in(connection, ids, _erased.tombstone_seq, entries):
+    for row in connection.execute(ids.join(meant, meant.c.seq == _erased.tombstone_seq)).mappings():
         if not row["row_id"].startswith("key-"):
             entries[row["tombstone_seq"]].append(row)
     return [
@@ -211,6 +212,6 @@ def _ids(connection: sa.Connection, query: sa.Select[Any]) -> set[str]:
 
 
 def _where_in(
-    connection: sa.Connection, query: sa.Select[Any], column: sa.ColumnElement[Any], values: Iterable[str]
+    connection: sa.Connection, query: sa.Select[Any], column: sa.ColumnElement[str], values: Iterable[str]
 ) -> set[str]:
     return {next(iter(row.values())) for row in where_in(connection, query, column, values)}

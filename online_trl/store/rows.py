@@ -56,7 +56,7 @@ def interval(query: sa.Select[Any], seq: sa.ColumnElement[int], after: int, upto
 
 
 def where_in(
-    connection: sa.Connection, query: sa.Select[Any], column: sa.ColumnElement[Any], values: Iterable[Any]
+    connection: sa.Connection, query: sa.Select[Any], column: sa.ColumnElement[str], values: Iterable[str]
 ) -> list[sa.RowMapping]:
     # The list is one parameter: databases limit their number, and so it is one statement for a list of any length.
     names = list(dict.fromkeys(values))
