@@ -14,6 +14,7 @@ from .origins import READ_HEADERS, SENT_HEADERS, OriginCheck
 from .routes.chat import chat_router
 from .routes.feedback import feedback_router
 from .routes.operations import operations_router
+from .routes.page import page_router
 from .routes.signed_feedback import signed_feedback_router
 from .routes.trust import trust_router
 from .service import Service
@@ -21,6 +22,15 @@ from .settings import ServerSettings
 
 GUARD_STATUSES = (400, 401, 403, 413, 429, 503)
 """Statuses of requests that come to no route: for what they are not, who sent them, how much, how often, or when."""
+
+_ROUTERS = (
+    chat_router,
+    feedback_router,
+    signed_feedback_router,
+    trust_router,
+    operations_router,
+    page_router,
+)
 
 
 def create_app(*, store: FeedbackStore, engine: Engine, settings: ServerSettings | None = None) -> FastAPI:
@@ -45,7 +55,7 @@ def create_app(*, store: FeedbackStore, engine: Engine, settings: ServerSettings
     service = Service(store, engine, settings or ServerSettings())
     add_error_handlers(app)
     _add_guards(app, service)
-    for make_router in (chat_router, feedback_router, signed_feedback_router, trust_router, operations_router):
+    for make_router in _ROUTERS:
         app.include_router(make_router(service), responses=error_responses(*GUARD_STATUSES))
     return app
 

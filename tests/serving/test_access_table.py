@@ -17,6 +17,8 @@ PUBLIC = None
 
 # The scope that each route asks for.
 TABLE: dict[tuple[str, str], Scope | None] = {
+    ("GET", "/"): PUBLIC,
+    ("GET", "/page/{name}"): PUBLIC,
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/docs"): PUBLIC,
     ("GET", "/docs/oauth2-redirect"): PUBLIC,

@@ -1,0 +1,134 @@
+// What the page asks of the server.
+
+/** The server could not be reached, or the connection broke. */
+export class ConnectionLost extends Error {
+  constructor() {
+    super("The connection to the server was lost.");
+  }
+}
+
+/** The server said no; `message` is what it said. */
+export class Refusal extends Error {
+  constructor(status, { message, code = null }, retryAfter = null) {
+    super(message);
+    this.status = status;
+    this.code = code;
+    this.retryAfter = retryAfter;
+  }
+
+  /** Whether the same request may well succeed later. */
+  get isPassing() {
+    return this.status >= 500 || this.status === 429 || this.status === 408;
+  }
+}
+
+/** Sends requests, with the key where the server asks for one. */
+export class Api {
+  #keyring;
+
+  constructor(keyring) {
+    this.#keyring = keyring;
+  }
+
+  /** Returns the server's reply to feedback, as soon as the feedback is in the log. */
+  async sendFeedback(feedback) {
+    const response = await this.#post("v1/feedback", feedback);
+    return response.json();
+  }
+
+  /** Yields the answers piece by piece: `{index, id, version, text, isLast}`. */
+  async *streamAnswers({ messages, n, user, session, signal }) {
+    const body = { model: "default", messages, n, user, stream: true };
+    const response = await this.#post("v1/chat/completions", body, { "X-Session-Id": session }, signal);
+    const ids = response.headers.get("X-Interaction-Id").split(/,\s*/);
+    for await (const data of serverSentEvents(response.body)) {
+      if (data === "[DONE]") return;
+      yield* pieces(JSON.parse(data), ids);
+    }
+    throw new ConnectionLost();
+  }
+
+  async #post(path, body, headers = {}, signal = undefined) {
+    for (;;) {
+      const key = this.#keyring.key;
+      const response = await reach(path, {
+        method: "POST",
+        headers: { "Content-Type": "application/json", ...headers, ...(key && { Authorization: `Bearer ${key}` }) },
+        body: JSON.stringify(body),
+        signal,
+      });
+      if (response.ok) return response;
+      const refusal = await refusalOf(response);
+      if (response.status !== 401) throw refusal;
+      if (!(await this.#keyring.replace(key))) throw refusal;
+    }
+  }
+}
+
+async function reach(path, options) {
+  try {
+    return await fetch(path, options);
+  } catch (error) {
+    throw asConnectionLost(error);
+  }
+}
+
+function asConnectionLost(error) {
+  return error instanceof TypeError ? new ConnectionLost() : error;
+}
+
+async function refusalOf(response) {
+  const retryAfter = Number(response.headers.get("Retry-After")) || null;
+  const text = await response.text();
+  return new Refusal(response.status, parsedError(text) ?? { message: `HTTP ${response.status}` }, retryAfter);
+}
+
+function parsedError(text) {
+  try {
+    return JSON.parse(text).error ?? null;
+  } catch (error) {
+    // A proxy between us and the server replies in its own format.
+    if (error instanceof SyntaxError) return null;
+    throw error;
+  }
+}
+
+function* pieces(chunk, ids) {
+  if (chunk.error) throw new Refusal(500, chunk.error);
+  for (const { index, delta, finish_reason } of chunk.choices) {
+    yield { index, id: ids[index], version: chunk.model, text: delta.content ?? "", isLast: Boolean(finish_reason) };
+  }
+}
+
+/** Yields the data of each server-sent event of a response body. */
+async function* serverSentEvents(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let buffer = "";
+  try {
+    for (;;) {
+      const { done, value } = await read(reader);
+      if (done) return;
+      const events = (buffer + value).split(/\r?\n\r?\n/);
+      buffer = events.pop();
+      for (const event of events) {
+        const data = dataOf(event);
+        if (data) yield data;
+      }
+    }
+  } finally {
+    reader.cancel().catch(() => {}); // of a stream that broke there is nothing left to cancel
+  }
+}
+
+async function read(reader) {
+  try {
+    return await reader.read();
+  } catch (error) {
+    throw asConnectionLost(error);
+  }
+}
+
+function dataOf(event) {
+  const lines = event.split(/\r?\n/).filter((line) => line.startsWith("data:"));
+  return lines.map((line) => line.slice(5).trimStart()).join("\n");
+}
