@@ -1,19 +1,23 @@
-"""Bodies that are no request: each is refused with a reason, and nothing of it is stored."""
+"""Bodies that are no request: every route refuses each with a reason, and nothing of it is stored."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
-from serving.small_app import SmallApp, small_app
+from online_trl.serving.feedback_url import FeedbackUrls
+from online_trl.serving.settings import ServerSettings
+from serving.small_app import LOCAL, SmallApp, small_app
 
 JSON = "application/json"
 ANSWER = "the id of an answer"
 THUMB = f'{{"kind": "binary", "interaction_id": "{ANSWER}", "value": true}}'
 NESTED = 100_000
+PATHS = ("/v1/feedback", "/v1/signed-feedback", "/v1/chat/completions", "/v1/quarantine/release")
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +57,29 @@ BODIES: dict[str, tuple[bytes, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("path", ["/v1/feedback", "/v1/chat/completions"])
+def address(app: SmallApp, path: str) -> str:
+    """Returns where to send a request for a path, as one that only its body can be wrong with."""
+    answer = app.add_answer()
+    if path == "/v1/signed-feedback":
+        url = urlsplit(FeedbackUrls(app.store.keys, ServerSettings()).url([answer], base_url=LOCAL))
+        return f"{url.path}?{url.query}"
+    return path.replace("{completion_id}", answer)
+
+
+def test_every_route_that_takes_a_body_is_tested(app: SmallApp):
+    described = app.request("GET", "/openapi.json").json()["paths"]
+    takes_a_body = {path for path, methods in described.items() for it in methods.values() if "requestBody" in it}
+    assert takes_a_body == set(PATHS)
+
+
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(("body", "content_type"), BODIES.values(), ids=BODIES.keys())
 def test_body_that_is_no_request_is_refused(app: SmallApp, path: str, body: bytes, content_type: str | None):
     body = body.replace(ANSWER.encode(), app.add_answer().encode())
+    target = address(app, path)
     before = app.store.latest_seq()
-    reply = app.request(
-        "POST", path, content=body, headers={} if content_type is None else {"Content-Type": content_type}
-    )
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    reply = app.request("POST", target, content=body, headers=headers)
     assert reply.status_code in (400, 422), reply.text
     assert reply.json()["error"]["message"]
     assert app.store.latest_seq() == before
