@@ -13,9 +13,11 @@ from .errors import add_error_handlers, error_responses
 from .origins import READ_HEADERS, SENT_HEADERS, OriginCheck
 from .routes.chat import chat_router
 from .routes.feedback import feedback_router
+from .routes.langfuse import langfuse_router
 from .routes.operations import operations_router
 from .routes.page import page_router
 from .routes.signed_feedback import signed_feedback_router
+from .routes.stored_completions import stored_completions_router
 from .routes.trust import trust_router
 from .service import Service
 from .settings import ServerSettings
@@ -25,8 +27,10 @@ GUARD_STATUSES = (400, 401, 403, 413, 429, 503)
 
 _ROUTERS = (
     chat_router,
+    stored_completions_router,
     feedback_router,
     signed_feedback_router,
+    langfuse_router,
     trust_router,
     operations_router,
     page_router,

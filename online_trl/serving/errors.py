@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -81,6 +84,17 @@ def error_reply(error: Exception) -> ErrorReply:
     return ErrorReply(error=ErrorDetail(message=str(error), type=kind, param=param, code=code))
 
 
+def error_status(error: Exception) -> int:
+    """Returns the status of a reply that tells of an error of the engine, the store or the records."""
+    return _describe(error)[0]
+
+
+def invalid_message(problems: Iterable[Mapping[str, Any]]) -> str:
+    """Returns what is wrong with a body in words, of the problems that its validation found."""
+    places = ((_place(problem["loc"]), problem["msg"]) for problem in problems)
+    return "; ".join(f"{place}: {reason}" if place else reason for place, reason in places)
+
+
 def error_responses(*statuses: int) -> dict[int | str, dict[str, object]]:
     """Returns what a route says in the API's description about the errors that it may reply with."""
     return {status: {"model": ErrorReply} for status in statuses}
@@ -119,16 +133,15 @@ def _on_upstream_refusal(request: Request, error: Exception) -> Response:
 
 def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    problems = [(".".join(_place(problem["loc"])), problem["msg"]) for problem in error.errors()]
-    message = "; ".join(f"{place}: {reason}" if place else reason for place, reason in problems)
-    detail = ErrorDetail(message=message, type=_INVALID, param=problems[0][0] or None)
+    problems = error.errors()
+    detail = ErrorDetail(message=invalid_message(problems), type=_INVALID, param=_place(problems[0]["loc"]) or None)
     # OpenAI's clients know a wrong chat request by 400.
     status = 400 if request.url.path.startswith("/v1/chat/") else 422
     return JSONResponse(ErrorReply(error=detail).model_dump(), status)
 
 
-def _place(location: tuple[str | int, ...]) -> list[str]:
-    return [str(part) for part in location if part not in _INTERNAL_PLACES]
+def _place(location: tuple[str | int, ...]) -> str:
+    return ".".join(str(part) for part in location if part not in _INTERNAL_PLACES)
 
 
 def _on_http_error(request: Request, error: Exception) -> JSONResponse:

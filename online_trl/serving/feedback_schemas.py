@@ -6,7 +6,6 @@ Feedback takes nothing that it does not know, so that a misspelt field is an err
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -27,10 +26,16 @@ from pydantic import (
 
 from ..types import ANONYMOUS, Feedback, FeedbackKind, FeedbackSource, InvalidRecordError, new_id, utcnow
 from . import scores
-from .schemas import LONGEST_NAME, Name, Text, check_text
+from .schemas import Name, Text, check_text
 from .settings import ServerSettings
 
 _LARGEST_NUMBER = 2.0**53
+
+SaidAt = Annotated[
+    AwareDatetime,
+    Field(ge=datetime(2000, 1, 1, tzinfo=timezone.utc), lt=datetime(2200, 1, 1, tzinfo=timezone.utc)),
+]
+"""When something was said, by the sender's clock; it may be late."""
 
 
 def _check_value(value: JsonValue) -> JsonValue:
@@ -80,9 +85,7 @@ class FeedbackRequest(BaseModel):
     feedback_id: UUID | None = Field(
         None, description="Made by the client; it then also is the `idempotency_key` unless there is another one."
     )
-    created_at: AwareDatetime | None = Field(
-        None, ge=datetime(2000, 1, 1, tzinfo=timezone.utc), lt=datetime(2200, 1, 1, tzinfo=timezone.utc)
-    )
+    created_at: SaidAt | None = None
 
     @model_validator(mode="after")
     def _names_interactions_once(self) -> FeedbackRequest:
@@ -167,19 +170,13 @@ class MetricRequest(BaseModel):
             raise InvalidRecordError("`inference_id` is missing; it names the answer that the metric is about")
         return Feedback(
             interaction_ids=[self.inference_id],
-            user_id=self._user_id(),
+            user_id=scores.user_name("user_id", self.tags.get("user_id") or ANONYMOUS),
             tags=self.tags | {scores.NAME_TAG: self.metric_name},
             idempotency_key=idempotency_key or "",
             **self._statement(settings.rating_bounds),
         )
 
-    def _user_id(self) -> str:
-        user_id = self.tags.get("user_id") or ANONYMOUS
-        if len(user_id) > LONGEST_NAME:
-            raise InvalidRecordError(f"the tag `user_id` is longer than {LONGEST_NAME} characters")
-        return user_id
-
-    def _statement(self, bounds: Mapping[str, tuple[float, float]]) -> scores.Statement:
+    def _statement(self, bounds: scores.Bounds) -> scores.Statement:
         if isinstance(self.value, bool):
             return scores.truth(self.value)
         if isinstance(self.value, (int, float)):

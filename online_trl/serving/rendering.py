@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from ..types import Interaction
 from .generation import ChatRequest, Generation, Origin, Piece
 from .schemas import (
     ChatCompletion,
@@ -55,6 +56,40 @@ async def whole_reply(request: ChatRequest, answers: AsyncGenerator[Generation, 
         usage=Usage.of(generations),
     )
     yield Piece(completion.model_dump_json().encode(), tuple(generations))
+
+
+def stored_reply(
+    interaction: Interaction, *, with_text: bool = True, metadata: dict[str, str] | None = None
+) -> ChatCompletion:
+    """
+    Returns an answer of the log as a completion with one choice.
+
+    Args:
+        interaction ([`~online_trl.types.Interaction`]):
+            The answer.
+        with_text (`bool`, *optional*, defaults to `True`):
+            Whether to tell what was answered.
+        metadata (`dict[str, str]`, *optional*):
+            What was last said about it.
+    """
+    prompt, completion = len(interaction.prompt_ids or []), len(interaction.completion_ids or [])
+    message = interaction.completion[0] if with_text else {"role": "assistant", "content": None}
+    return ChatCompletion(
+        id=interaction.interaction_id,
+        created=int(interaction.created_at.timestamp()),
+        model=interaction.policy_version,
+        system_fingerprint=interaction.weights_hash and f"fp_{interaction.weights_hash[:16]}",
+        choices=[
+            Choice(
+                index=0,
+                message=dict(message),
+                finish_reason=interaction.sampling.get("finish_reason"),
+                interaction_id=interaction.interaction_id,
+            )
+        ],
+        usage=Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion),
+        metadata=metadata,
+    )
 
 
 async def streamed_reply(

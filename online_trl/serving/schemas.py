@@ -214,7 +214,7 @@ class Choice(BaseModel):
     """One answer. Each is an interaction of its own, to which feedback can be given."""
 
     index: int
-    message: dict[str, str]
+    message: dict[str, Any]
     finish_reason: str | None
     logprobs: ChoiceLogprobs | None = None
     interaction_id: str
@@ -242,9 +242,10 @@ class ChatCompletion(BaseModel):
     object: Literal["chat.completion"] = "chat.completion"
     created: int = Field(default_factory=lambda: int(time.time()))
     model: str
-    system_fingerprint: str
+    system_fingerprint: str | None
     choices: list[Choice]
     usage: Usage
+    metadata: Annotated[dict[str, str] | None, Field(exclude_if=lambda metadata: metadata is None)] = None
 
 
 class ChunkChoice(BaseModel):

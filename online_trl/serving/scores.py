@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from ..types import FeedbackKind, InvalidRecordError
+from .schemas import LONGEST_NAME
+
+Bounds = Mapping[str, tuple[float, float]]
+"""Lowest and highest value of a score, by its name."""
 
 NAME_TAG = "metric_name"
 """Tag that holds the name of a score."""
@@ -20,12 +24,35 @@ COMMENT_SIGNAL = "comment"
 _UNIT_BOUNDS = (0.0, 1.0)
 
 
-class Statement(TypedDict, total=False):
-    """The fields of [`~online_trl.types.Feedback`] that say what was said."""
+class Said(TypedDict):
+    """The fields that every statement has."""
 
     kind: FeedbackKind
     value: Any
+
+
+class Statement(Said, total=False):
+    """The fields of [`~online_trl.types.Feedback`] that say what was said."""
+
     comment: str
+
+
+def user_name(field: str, value: object) -> str:
+    """
+    Returns the name of a user that another service's field holds.
+
+    Args:
+        field (`str`):
+            Name of the field, for the message.
+        value (`object`):
+            What it holds.
+
+    Raises:
+        [`~online_trl.types.InvalidRecordError`]: if that cannot be a name.
+    """
+    if not isinstance(value, str) or len(value) > LONGEST_NAME:
+        raise InvalidRecordError(f"`{field}` names the user and must be a text of at most {LONGEST_NAME} characters")
+    return value
 
 
 def truth(value: bool) -> Statement:
@@ -33,7 +60,7 @@ def truth(value: bool) -> Statement:
     return {"kind": FeedbackKind.BINARY, "value": value}
 
 
-def number(name: str, value: float, bounds: Mapping[str, tuple[float, float]]) -> Statement:
+def number(name: str, value: float, bounds: Bounds) -> Statement:
     """
     Returns a number as a rating.
 

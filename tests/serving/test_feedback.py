@@ -215,7 +215,7 @@ def test_metric_again_under_the_same_key_is_one_row(app: SmallApp):
         ({"inference_id": None}, "inference_id"),
         ({"dryrun": True}, "no dry runs"),
         ({"episode_id": new_id()}, "not about episodes"),
-        ({"tags": {"user_id": "u" * 257}}, "longer than 256 characters"),
+        ({"tags": {"user_id": "u" * 257}}, "a text of at most 256 characters"),
         ({"metric_names": "typo"}, "metric_names: Extra inputs"),
     ],
 )

@@ -1,0 +1,116 @@
+"""Feedback in the shape of Langfuse's API: scores, alone, in lists, and as events of a batch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ValidationError
+
+from ...store import ForeignFeedbackError, IdempotencyConflictError, UnknownInteractionError
+from ...types import InvalidRecordError, Scope
+from ..access import requires
+from ..errors import error_responses, error_status, invalid_message
+from ..feedback import record_feedback
+from ..langfuse import (
+    AcceptedScores,
+    Batch,
+    CreatedScore,
+    Event,
+    EventError,
+    EventSuccess,
+    IngestionReply,
+    PartlyAcceptedScores,
+    Score,
+    ScoreError,
+)
+from ..service import Service
+
+# What is wrong with one score and says nothing about its neighbours.
+_OWN_ERRORS = (InvalidRecordError, UnknownInteractionError, ForeignFeedbackError, IdempotencyConflictError)
+
+_SCORES_RESPONSES: dict[int | str, dict[str, Any]] = {
+    202: {"model": AcceptedScores, "description": "All scores of a list are stored."},
+    207: {"model": PartlyAcceptedScores, "description": "Some scores of a list are stored."},
+    **error_responses(400, 404, 409, 422, 503),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of one score: the id that it is stored under, or why it is not."""
+
+    score_id: str = ""
+    status: int = 201
+    message: str = ""
+
+
+def langfuse_router(service: Service) -> APIRouter:
+    """Returns the routes that take scores."""
+    router = APIRouter(prefix="/api/public", dependencies=[Depends(requires(Scope.FEEDBACK))], tags=["langfuse"])
+
+    @router.post("/scores", response_model=CreatedScore, responses=_SCORES_RESPONSES)
+    async def create_scores(
+        body: Score | Annotated[list[dict[str, Any]], Body(max_length=1000)],
+    ) -> CreatedScore | Response:
+        """Takes one score or a list of them; of a list, each is stored or refused for itself."""
+        if isinstance(body, Score):
+            (stored,) = await record_feedback(service, [body.feedback(service.settings)])
+            return CreatedScore(id=stored.idempotency_key)
+        outcomes = await _record_each(service, body, Score.model_validate)
+        return _list_reply(outcomes)
+
+    @router.post(
+        "/ingestion", status_code=207, response_model=IngestionReply, responses=error_responses(400, 422, 503)
+    )
+    async def ingest_events(body: Batch) -> IngestionReply:
+        """Takes events, of which those of type `score-create` are stored; the reply tells what became of each."""
+        outcomes = await _record_each(service, body.batch, lambda item: Event.model_validate(item).score())
+        return _ingestion_reply(body.batch, outcomes)
+
+    return router
+
+
+async def _record_each(
+    service: Service, items: Sequence[dict[str, Any]], read: Callable[[dict[str, Any]], Score]
+) -> list[_Outcome]:
+    return await asyncio.gather(*(_record(service, item, read) for item in items))
+
+
+async def _record(service: Service, item: dict[str, Any], read: Callable[[dict[str, Any]], Score]) -> _Outcome:
+    try:
+        (stored,) = await record_feedback(service, [read(item).feedback(service.settings)])
+    except ValidationError as error:
+        return _Outcome(status=400, message=invalid_message(error.errors()))
+    except _OWN_ERRORS as error:
+        return _Outcome(status=error_status(error), message=str(error))
+    return _Outcome(stored.idempotency_key)
+
+
+def _list_reply(outcomes: Sequence[_Outcome]) -> Response:
+    errors = [ScoreError(message=outcome.message) for outcome in outcomes if outcome.message]
+    accepted = len(outcomes) - len(errors)
+    if not errors:
+        return _reply(202, AcceptedScores())
+    return _reply(207, PartlyAcceptedScores(accepted=accepted, rejected=len(errors), errors=errors))
+
+
+def _reply(status: int, content: BaseModel) -> Response:
+    return JSONResponse(content.model_dump(), status)
+
+
+def _ingestion_reply(events: Sequence[Mapping[str, Any]], outcomes: Sequence[_Outcome]) -> IngestionReply:
+    reply = IngestionReply(successes=[], errors=[])
+    for event, outcome in zip(events, outcomes, strict=True):
+        name = str(event.get("id", ""))
+        if outcome.message:
+            reply.errors.append(
+                EventError(id=name, status=outcome.status, message=outcome.message, error=outcome.message)
+            )
+        else:
+            reply.successes.append(EventSuccess(id=name))
+    return reply
