@@ -36,7 +36,7 @@ async def record_feedback(service: Service, rows: Sequence[Feedback]) -> list[Fe
         stored = await _submit(service, rows)
     except (UnknownInteractionError, IdempotencyConflictError):
         known_rows = await asyncio.to_thread(_as_known, service.store, rows)
-        if known_rows == rows:
+        if known_rows == list(rows):
             raise
         stored = await _submit(service, known_rows)
     return stored

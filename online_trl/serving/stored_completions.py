@@ -98,7 +98,7 @@ def _find_interaction(store: FeedbackStore, completion_id: str) -> Interaction:
     names = [completion_id, *store.interaction_ids_of_upstream([completion_id]).values()]
     found = list(store.get_interactions(names).values())
     if not found:
-        raise UnknownInteractionError([completion_id])
+        raise UnknownInteractionError([completion_id], store.erased_among([completion_id]))
     return found[0]
 
 

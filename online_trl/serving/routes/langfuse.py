@@ -11,7 +11,7 @@ from fastapi import APIRouter, Body, Depends, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 
-from ...store import ForeignFeedbackError, IdempotencyConflictError, UnknownInteractionError
+from ...store import ErasedError, IdempotencyConflictError, UnknownInteractionError
 from ...types import InvalidRecordError, Scope
 from ..access import requires
 from ..errors import error_responses, error_status, invalid_message
@@ -31,12 +31,12 @@ from ..langfuse import (
 from ..service import Service
 
 # What is wrong with one score and says nothing about its neighbours.
-_OWN_ERRORS = (InvalidRecordError, UnknownInteractionError, ForeignFeedbackError, IdempotencyConflictError)
+_OWN_ERRORS = (InvalidRecordError, UnknownInteractionError, ErasedError, IdempotencyConflictError)
 
 _SCORES_RESPONSES: dict[int | str, dict[str, Any]] = {
     202: {"model": AcceptedScores, "description": "All scores of a list are stored."},
     207: {"model": PartlyAcceptedScores, "description": "Some scores of a list are stored."},
-    **error_responses(400, 404, 409, 422, 503),
+    **error_responses(400, 404, 409, 410, 422, 503),
 }
 
 

@@ -33,7 +33,7 @@ def stored_completions_router(service: Service) -> APIRouter:
         """Returns an answer as it stands in the log."""
         return stored_reply(await find_interaction(service, completion_id))
 
-    @router.post("/{completion_id}", responses=error_responses(400, 403, 404, 409, 422, 503))
+    @router.post("/{completion_id}", responses=error_responses(400, 403, 404, 409, 410, 422, 503))
     async def update_chat_completion(
         completion_id: CompletionId,
         body: CompletionUpdate,
@@ -54,8 +54,8 @@ def stored_completions_router(service: Service) -> APIRouter:
     )
     async def delete_chat_completion(completion_id: CompletionId) -> DeletedCompletion:
         """
-        Erases an answer and all that was said about it, for good. Whoever knows its id can see it; to erase it takes
-        the scope `admin`, as it does under `/v1/interactions`.
+        Erases an answer, the later turns of its conversation, and all that was said about them, for good. That takes
+        the scope `admin`, here as under `/v1/interactions`.
         """
         interaction = await find_interaction(service, completion_id)
         await asyncio.to_thread(service.store.erase_interaction, interaction.interaction_id)
