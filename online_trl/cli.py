@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -14,10 +16,11 @@ from rich.table import Column, Table
 from .config import ConfigError, check_choice, check_config_file
 from .database import Database
 from .dataset_import import DatasetFormatError
+from .lineage import feedback_behind, ingredients, uses
 from .migrations import REVISIONS
 from .registry import ModelRegistry, RegistryError
-from .store import FeedbackStore, StoreError
-from .types import InvalidRecordError, ModelRole, Purpose, Scope
+from .store import FeedbackStore, StoreError, Trace
+from .types import ErasedSubject, InvalidRecordError, ModelRole, Purpose, Scope
 
 EXPORT_FORMATS = ("preference", "unpaired", "prompt")
 
@@ -57,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
     _add_export(commands.add_parser("export", help="write the log as a dataset for any TRL trainer"))
     _add_status(commands.add_parser("status", help="what is in the log, which versions exist, which are live"))
     _add_keys(commands.add_parser("keys", help="who may ask the servers on a log"))
+    _add_quarantine(commands.add_parser("quarantine", help="feedback that waits for somebody to look at it"))
+    _add_erase(commands.add_parser("erase", help="erase a user or an answer from the log"))
+    _add_lineage(commands.add_parser("lineage", help="which versions consumed what, and what made a version"))
     _add_database(commands.add_parser("db", help="bring the log's schema up to date"))
     return root
 
@@ -256,6 +262,136 @@ def _revoke_key(args: argparse.Namespace) -> None:
     with FeedbackStore(args.store) as store:
         key = store.keys.revoke(args.key_id)
     print(f"{key.key_id} is revoked; servers that run refuse it within seconds")
+
+
+def _add_quarantine(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", help="what waits, and why")
+    listing.set_defaults(run=_list_quarantined)
+    release = commands.add_parser("release", help="let feedback count from now on")
+    release.add_argument("feedback_ids", nargs="+", metavar="FEEDBACK_ID", help="ids in the list")
+    release.set_defaults(run=_release)
+    for command in (listing, release):
+        _add_store(command)
+
+
+def _list_quarantined(args: argparse.Namespace) -> None:
+    with FeedbackStore(args.store) as store:
+        waiting = store.quarantined()
+    table = Table(Column("feedback", no_wrap=True, min_width=36), "user", "kind", "value", "why")
+    for row in waiting:
+        said = row.feedback
+        table.add_row(said.feedback_id, said.user_id, said.kind.value, str(said.value), row.detail)
+    Console().print(table)
+
+
+def _release(args: argparse.Namespace) -> None:
+    with FeedbackStore(args.store) as store:
+        released = store.release(args.feedback_ids)
+    print(f"{len(released)} rows of feedback count from now on")
+
+
+def _add_erase(parser: argparse.ArgumentParser) -> None:
+    _add_store(parser)
+    subject = parser.add_mutually_exclusive_group(required=True)
+    subject.add_argument("--user", metavar="ID", help="what a user asked and said, and what was said about it")
+    subject.add_argument(
+        "--interaction", metavar="ID", help="an answer, the turns that quote it, and feedback on them"
+    )
+    parser.set_defaults(run=_erase)
+
+
+def _erase(args: argparse.Namespace) -> None:
+    with FeedbackStore(args.store) as store:
+        gone = store.erase_user(args.user) if args.user is not None else store.erase_interaction(args.interaction)
+    print(f"{len(gone.interaction_ids)} answers and {len(gone.feedback_ids)} rows of feedback are erased")
+    print("`online-trl lineage` tells which versions learned from them")
+
+
+def _add_lineage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--registry", required=True, type=Path, metavar="DIR", help="the model registry")
+    parser.add_argument("--store", metavar="URL", help="the feedback log, for users and answers")
+    subject = parser.add_mutually_exclusive_group(required=True)
+    subject.add_argument("--feedback", metavar="ID", help="which versions consumed a row of feedback")
+    subject.add_argument("--interaction", metavar="ID", help="which versions consumed an answer or its prompt")
+    subject.add_argument("--user", metavar="ID", help="which versions consumed what a user asked or said")
+    subject.add_argument("--version", metavar="NAME", help="which feedback made a version")
+    parser.add_argument("--json", action="store_true", help="all of it, as JSON")
+    parser.set_defaults(run=_lineage)
+
+
+def _lineage(args: argparse.Namespace) -> None:
+    registry = ModelRegistry(args.registry)
+    with FeedbackStore(args.store) if args.store is not None else contextlib.nullcontext() as store:
+        report, table = _made_of(registry, store, args) if args.version else _used_by(registry, store, args)
+    if args.json:
+        print(json.dumps(report, indent=1))
+    else:
+        Console().print(table)
+
+
+def _used_by(
+    registry: ModelRegistry, store: FeedbackStore | None, args: argparse.Namespace
+) -> tuple[dict[str, Any], Table]:
+    asked, title = _traced(store, args)
+    found = uses(registry, feedback_ids=asked.feedback_ids, interactions=asked.interactions)
+    table = Table("version", "status", "how", title=title, title_justify="left")
+    for use in found:
+        table.add_row(use.version, use.status.value, ", ".join(use.how))
+    report = {
+        "interaction_ids": sorted(asked.interactions),
+        "feedback_ids": sorted(asked.feedback_ids),
+        "erased": sorted(asked.erased),
+        "versions": [{"version": use.version, "status": use.status.value, "how": use.how} for use in found],
+    }
+    return report, table
+
+
+def _traced(store: FeedbackStore | None, args: argparse.Namespace) -> tuple[Trace, str]:
+    if args.feedback is not None:
+        erased = store.erased_among([args.feedback]) if store is not None else ()
+        trace = Trace(feedback_ids=frozenset([args.feedback]), erased=frozenset(erased))
+        return trace, f"Versions that consumed the feedback {args.feedback}{' (erased)' if erased else ''}"
+    if store is None:
+        raise ConfigError("the registry knows no users and no prompts: name the log with `--store`")
+    if args.user is not None:
+        trace = store.trace(ErasedSubject.USER, args.user)
+        counted = (
+            f"{len(trace.interactions)} answers, {len(trace.feedback_ids)} of feedback, {len(trace.erased)} erased"
+        )
+        return trace, f"Versions that consumed what the user {args.user} asked or said ({counted})"
+    trace = store.trace(ErasedSubject.INTERACTION, args.interaction)
+    return trace, f"Versions that consumed the answer {args.interaction}{' (erased)' if trace.erased else ''}"
+
+
+def _made_of(
+    registry: ModelRegistry, store: FeedbackStore | None, args: argparse.Namespace
+) -> tuple[dict[str, Any], Table]:
+    made_of = ingredients(registry, args.version)
+    behind = feedback_behind(made_of).feedback_ids
+    erased = store.erased_among(behind) if store is not None else set()
+    title = f"What made {args.version}: {len(behind)} rows of feedback, {len(erased)} erased since; --json names them"
+    table = Table("version", "started from", "paid by", "trained on", "judged on", title=title, title_justify="left")
+    for part in made_of:
+        version, consumed = part.version, part.consumed
+        counts = (str(len(sources.feedback_ids)) for sources in (consumed.trained_on, consumed.judged_on))
+        table.add_row(version.name, version.parent or "", ", ".join(version.reward_versions), *counts)
+    report = {
+        "versions": [
+            {
+                "version": part.version.name,
+                "parent": part.version.parent,
+                "reward_versions": part.version.reward_versions,
+                "prompt_interval": part.version.prompt_interval,
+                "trained_on": sorted(part.consumed.trained_on.feedback_ids),
+                "judged_on": sorted(part.consumed.judged_on.feedback_ids),
+            }
+            for part in made_of
+        ],
+        "feedback_ids": sorted(behind),
+        "erased": sorted(erased),
+    }
+    return report, table
 
 
 if __name__ == "__main__":

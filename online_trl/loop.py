@@ -245,6 +245,7 @@ class OnlineLoop:
             copy_model(folder),
             parent=live.name,
             feedback_interval=(0, trainer.online_collator.cursor.feedback),
+            prompt_interval=(0, trainer.online_collator.cursor.prompts),
             reward_versions=tuple(trainer.live_reward.versions_used),
             config={"trainer": self.settings.trainer, "seed": self.settings.seed, "round": number},
         )

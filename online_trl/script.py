@@ -194,10 +194,13 @@ def run(trainer: Any, job: Job) -> str | None:
 
 def _publish(trainer: Any, registry: ModelRegistry) -> str:
     incumbent = registry.live(ModelRole.POLICY)
+    collator = trainer.online_collator
     version = registry.publish(
         ModelRole.POLICY,
         copy_model(Path(trainer.args.output_dir)),
         parent=incumbent.name if incumbent is not None else None,
+        feedback_interval=(0, collator.cursor.feedback) if collator is not None else None,
+        prompt_interval=(0, collator.cursor.prompts) if collator is not None else None,
         reward_versions=tuple(trainer.live_reward.versions_used) if trainer.live_reward is not None else (),
     )
     if incumbent is None:

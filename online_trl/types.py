@@ -386,6 +386,8 @@ class ModelVersion:
             Version it was trained from.
         feedback_interval (`tuple[int, int]`, *optional*):
             Half-open interval `(after, upto]` of `seq` whose feedback it learned from.
+        prompt_interval (`tuple[int, int]`, *optional*):
+            Half-open interval `(after, upto]` of `seq` whose prompts it was trained on (policies only).
         reward_versions (`tuple[str, ...]`):
             Reward versions that paid it, in order (policies only).
         metrics (`dict[str, float]`):
@@ -407,6 +409,7 @@ class ModelVersion:
     created_at: datetime
     parent: str | None = None
     feedback_interval: tuple[int, int] | None = None
+    prompt_interval: tuple[int, int] | None = None
     reward_versions: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)

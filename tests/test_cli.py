@@ -8,7 +8,7 @@ from datasets import Dataset, load_from_disk
 from feedback import add_comparisons
 from online_trl.cli import main
 from online_trl.registry import ModelRegistry
-from online_trl.store import FeedbackStore, key_digest
+from online_trl.store import FeedbackStore, Screening, key_digest
 from online_trl.types import Feedback, FeedbackKind, ModelRole, Scope
 
 ROWS = [
@@ -78,6 +78,25 @@ def test_exported_prompts_say_who_asked_and_who_answered(url, tmp_path):
     row = json.loads(output.read_text().splitlines()[0])
     assert (row["interaction_id"], row["seq"], row["user_id"]) == (asked.interaction_id, 1, "user-0")
     assert (row["session_id"], row["policy_version"]) == ("session-0", "policy-0001")
+
+
+def test_quarantined_feedback_is_listed_and_released(url, capsys):
+    with FeedbackStore(url) as store:
+        add_comparisons(store, 1)
+        ids = store.feedback()[0].interaction_ids
+        rows = [Feedback(kind=FeedbackKind.BINARY, interaction_ids=ids[:1], value=True, user_id="bob") for _ in "ab"]
+        screening = Screening(burst_rows=1, burst_seconds=60, near_duplicates=0, near_duplicate_seconds=60)
+        store.submit_feedback(rows, screening=screening).result()
+    assert main(["quarantine", "list", "--store", url]) == 0
+    said = capsys.readouterr().out
+    assert rows[1].feedback_id in said
+    assert rows[0].feedback_id not in said
+    assert main(["quarantine", "release", rows[1].feedback_id, "--store", url]) == 0
+    assert capsys.readouterr().out == "1 rows of feedback count from now on\n"
+    assert main(["quarantine", "list", "--store", url]) == 0
+    assert rows[1].feedback_id not in capsys.readouterr().out
+    assert main(["quarantine", "release", rows[0].feedback_id, "--store", url]) == 2
+    assert "not in quarantine" in capsys.readouterr().err
 
 
 def test_status_tells_what_is_in_the_log_and_which_version_is_live(url, tmp_path, capsys):

@@ -9,8 +9,9 @@ A version appears by one rename of a finished folder, and `live.json` is replace
 sees the state before a change or after it. Writers take turns on a file lock; readers need none.
 """
 
+from .consumed import Consumed, Sources
 from .models import ModelRegistry
 from .state import RegistryError
 from .versions import copy_model
 
-__all__ = ["ModelRegistry", "RegistryError", "copy_model"]
+__all__ = ["Consumed", "ModelRegistry", "RegistryError", "Sources", "copy_model"]

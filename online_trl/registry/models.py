@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..types import ModelRole, ModelVersion, Promotion, VersionStatus, new_id, utcnow
+from .consumed import Consumed
 from .state import RegistryError, RegistryState, role_of, sync
 from .versions import MANIFEST, changed_files, plain, read_manifest, seal_files, write_manifest
 
@@ -50,6 +51,7 @@ class ModelRegistry:
         *,
         parent: str | None = None,
         feedback_interval: tuple[int, int] | None = None,
+        prompt_interval: tuple[int, int] | None = None,
         reward_versions: Sequence[str] = (),
         metrics: Mapping[str, float] | None = None,
         config: Mapping[str, Any] | None = None,
@@ -66,6 +68,8 @@ class ModelRegistry:
                 Version that it was trained from.
             feedback_interval (`tuple[int, int]`, *optional*):
                 Half-open interval `(after, upto]` of `seq` whose feedback it learned from.
+            prompt_interval (`tuple[int, int]`, *optional*):
+                Half-open interval `(after, upto]` of `seq` whose prompts it was trained on.
             reward_versions (`Sequence[str]`, *optional*):
                 Reward versions that paid it, in order.
             metrics (`Mapping[str, float]`, *optional*):
@@ -86,6 +90,7 @@ class ModelRegistry:
             created_at=utcnow(),
             parent=parent,
             feedback_interval=feedback_interval,
+            prompt_interval=prompt_interval,
             reward_versions=tuple(reward_versions),
             metrics={name: value for name, value in (metrics or {}).items() if math.isfinite(value)},
             config=plain(config or {}),
@@ -123,6 +128,15 @@ class ModelRegistry:
         """
         self._check_exists(name)
         return self._folder(name)
+
+    def consumed(self, name: str) -> Consumed:
+        """
+        Returns what a version was trained and judged on, as far as its publisher recorded it.
+
+        Raises:
+            [`RegistryError`]: if there is none of that name, or the record is damaged.
+        """
+        return Consumed.read(self.path(name))
 
     def verify(self, name: str) -> None:
         """

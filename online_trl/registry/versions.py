@@ -89,11 +89,11 @@ def read_manifest(folder: Path) -> ModelVersion:
 
 
 def _load(content: dict[str, Any]) -> ModelVersion:
-    interval = content["feedback_interval"]
+    intervals = {name: content.get(name) for name in ("feedback_interval", "prompt_interval")}
     restored = {
         "role": ModelRole(content["role"]),
         "created_at": datetime.fromisoformat(content["created_at"]),
-        "feedback_interval": None if interval is None else tuple(interval),
+        **{name: None if interval is None else tuple(interval) for name, interval in intervals.items()},
         "reward_versions": tuple(content["reward_versions"]),
     }
     return ModelVersion(**content | restored)

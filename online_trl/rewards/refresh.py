@@ -24,7 +24,7 @@ from trl import RewardConfig, RewardTrainer
 
 from ..gates import reward_gate
 from ..preferences import PreferenceBatch, preference_dataset
-from ..registry import ModelRegistry, copy_model
+from ..registry import Consumed, ModelRegistry, Sources, copy_model
 from ..types import GateDecision, Message, ModelRole, PreferencePair
 from .nesting import nested_trainer
 from .scorer import LiveReward, RewardScorer, standardise
@@ -154,7 +154,7 @@ class RewardRefresher:
             shared = Path(self.broadcast(lambda: folder))
             self._train(pairs, shared)
             outcome: RefreshOutcome = self.broadcast(
-                lambda: self._judge_and_publish(shared, batch, len(pairs), judged, started)
+                lambda: self._judge_and_publish(shared, batch, pairs, judged, started)
             )
         self._history.extend(fresh)
         if outcome.decision.accepted:
@@ -196,13 +196,19 @@ class RewardRefresher:
             _release(trainer)
 
     def _judge_and_publish(
-        self, folder: Path, batch: PreferenceBatch, num_pairs: int, judged: Sequence[PreferencePair], started: float
+        self,
+        folder: Path,
+        batch: PreferenceBatch,
+        pairs: Sequence[PreferencePair],
+        judged: Sequence[PreferencePair],
+        started: float,
     ) -> RefreshOutcome:
         standardise(folder, self._anchors(batch))
         margins = _margins(RewardScorer(folder, device=self.live.device), judged)
         live_margins = _margins(self.live.scorer, judged) if self.live.scorer is not None else None
         decision = reward_gate(margins, live_margins)
         accuracy = _accuracy(margins)
+        Consumed(trained_on=Sources.of(pairs), judged_on=Sources.of(judged)).write(folder)
         version = self.registry.publish(
             ModelRole.REWARD,
             copy_model(folder),
@@ -211,7 +217,7 @@ class RewardRefresher:
             metrics={
                 "reward_accuracy": accuracy,
                 "heldout_pairs": float(len(judged)),
-                "pairs": float(num_pairs),
+                "pairs": float(len(pairs)),
             },
         )
         settle = self.registry.promote if decision.accepted else self.registry.refuse
@@ -219,7 +225,7 @@ class RewardRefresher:
         return RefreshOutcome(
             version=version.name,
             decision=decision,
-            pairs=num_pairs,
+            pairs=len(pairs),
             heldout_pairs=len(judged),
             accuracy=accuracy,
             seconds=time.monotonic() - started,

@@ -72,6 +72,11 @@ def test_a_first_version_learns_and_goes_into_service(refresher, live, registry)
     assert live.version == outcome.version == registry.live(ModelRole.REWARD).name
     assert registry.get(outcome.version).feedback_interval == (0, 120)
     assert outcome.pairs + outcome.heldout_pairs == 120
+    consumed = registry.consumed(outcome.version)
+    trained_on, judged_on = consumed.trained_on.feedback_ids, consumed.judged_on.feedback_ids
+    assert (len(trained_on), len(judged_on)) == (outcome.pairs, outcome.heldout_pairs)
+    assert trained_on | judged_on == set(batch(0, 120).feedback_ids)
+    registry.verify(outcome.version)
 
 
 def test_a_poisoned_batch_gives_a_version_that_is_kept_but_not_served(refresher, live, registry):

@@ -1,0 +1,90 @@
+"""What a reward version learned from and was judged by, in a file beside its weights and under their checksums."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..types import PreferencePair
+from .state import RegistryError, write_durably
+
+CONSUMED = "consumed.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """
+    Where preference pairs came from.
+
+    Args:
+        feedback_ids (`frozenset[str]`):
+            The feedback that they were made of.
+        interaction_ids (`frozenset[str]`):
+            The answers that they are about.
+    """
+
+    feedback_ids: frozenset[str] = frozenset()
+    interaction_ids: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, pairs: Iterable[PreferencePair]) -> Sources:
+        """Returns where pairs came from."""
+        pairs = list(pairs)
+        return cls(
+            feedback_ids=frozenset(name for pair in pairs for name in pair.feedback_ids),
+            interaction_ids=frozenset(name for pair in pairs for name in pair.interaction_ids),
+        )
+
+    def __or__(self, other: Sources) -> Sources:
+        return Sources(self.feedback_ids | other.feedback_ids, self.interaction_ids | other.interaction_ids)
+
+    def include(self, feedback_ids: Collection[str], interaction_ids: Collection[str]) -> bool:
+        """Returns whether any of these ids is among them."""
+        return not (self.feedback_ids.isdisjoint(feedback_ids) and self.interaction_ids.isdisjoint(interaction_ids))
+
+
+@dataclass(frozen=True, slots=True)
+class Consumed:
+    """
+    What went into a reward version.
+
+    Args:
+        trained_on ([`Sources`]):
+            What its weights were fitted to, on top of those of its parent.
+        judged_on ([`Sources`]):
+            What decided whether it went into service.
+    """
+
+    trained_on: Sources = Sources()
+    judged_on: Sources = Sources()
+
+    def write(self, folder: Path) -> None:
+        """Writes it into the folder of a version that is about to be published."""
+        content = {
+            name: {"feedback_ids": sorted(part.feedback_ids), "interaction_ids": sorted(part.interaction_ids)}
+            for name, part in (("trained_on", self.trained_on), ("judged_on", self.judged_on))
+        }
+        write_durably(folder / CONSUMED, json.dumps(content, indent=1))
+
+    @classmethod
+    def read(cls, folder: Path) -> Consumed:
+        """
+        Returns what is in the folder of a version; nothing, if its publisher recorded nothing.
+
+        Raises:
+            [`RegistryError`]: if the file is damaged.
+        """
+        path = folder / CONSUMED
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{name: _sources(content[name]) for name in ("trained_on", "judged_on")})
+        except FileNotFoundError:
+            return cls()
+        except (ValueError, KeyError, TypeError) as error:
+            raise RegistryError(f"{path} is damaged: {error!r}") from error
+
+
+def _sources(part: dict[str, list[str]]) -> Sources:
+    return Sources(frozenset(part["feedback_ids"]), frozenset(part["interaction_ids"]))
