@@ -20,11 +20,11 @@ def sources(*feedback_ids: str, interactions: Sequence[str] = ()) -> Sources:
 
 
 def publish_reward(
-    registry: ModelRegistry, trained_on: Sources, judged_on: Sources = Sources(), *, parent: str | None = None
+    registry: ModelRegistry, trained_on: Sources, judged_on: Sources | None = None, *, parent: str | None = None
 ) -> ModelVersion:
     def write(folder: Path) -> None:
         (folder / "weights").write_text("w")
-        Consumed(trained_on, judged_on).write(folder)
+        Consumed(trained_on, judged_on or Sources()).write(folder)
 
     return registry.publish(ModelRole.REWARD, write, parent=parent)
 
@@ -111,7 +111,7 @@ def test_what_a_version_consumed_is_under_its_checksums(registry):
     registry.verify("reward-0001")
     path = registry.path("reward-0001") / "consumed.json"
     path.write_text(path.read_text().replace('"a"', '"z"'))
-    with pytest.raises(RegistryError, match="`consumed.json` was changed"):
+    with pytest.raises(RegistryError, match=r"`consumed\.json` was changed"):
         registry.verify("reward-0001")
 
 
