@@ -2,7 +2,7 @@
 Who may do what: a key comes with a request, and every route names the scope that it asks for.
 
 Whoever sends a request is known before its body is read. While no key is configured, the server answers this machine
-alone: requests that came to a loopback address, under a loopback name. The name counts because a page of any web site
+alone: requests from a loopback address to one, under a loopback name. The name counts because a page of any web site
 can have its own name resolve to 127.0.0.1, and would then be asking this server in the browser's eyes as itself.
 """
 
@@ -231,9 +231,10 @@ def _is_public(path: str) -> bool:
 
 
 def _check_is_local(scope: Connection, headers: Headers) -> None:
-    address, _ = scope["server"]
-    name = headers.get("host", "").lower()
-    if not (is_loopback(address) and is_loopback(_without_port(name))):
+    # Behind a proxy, uvicorn puts the address of the proxy's client into `client`.
+    addresses = [end[0] for end in (scope["server"], scope["client"]) if end is not None]
+    name = _without_port(headers.get("host", "").lower())
+    if not all(map(is_loopback, [*addresses, name])):
         raise _unknown(
             "no key is configured, so that this server answers its own machine only, as localhost or 127.0.0.1; "
             "`online-trl keys create` makes a key"

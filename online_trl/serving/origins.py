@@ -14,10 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .errors import RefusalError, error_response
 
-SENT_HEADERS = ("Authorization", "X-Api-Key", "Content-Type", "Idempotency-Key", "X-Session-Id", "X-Purpose")
-"""Headers that a page may send."""
 READ_HEADERS = ("X-Feedback-Url", "X-Interaction-Id", "Retry-After")
-"""Headers that a page may read."""
+"""Headers that a page of an allowed origin may read."""
 
 _READING_METHODS = ("GET", "HEAD", "OPTIONS")
 

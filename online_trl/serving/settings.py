@@ -15,7 +15,7 @@ from ..config import ConfigError, check_keys, check_range
 from ..store import Screening
 from ..types import FeedbackKind
 
-_ORIGIN = re.compile(r"https?://[^/?#@\s]+")
+_ORIGIN = re.compile(r"https?://[^/?#@\sA-Z]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,5 +147,6 @@ def _check_origins(name: str, origins: list[str]) -> None:
     for origin in origins:
         if not _ORIGIN.fullmatch(origin):
             raise ConfigError(
-                f"`{name}` names {origin!r}; it must be a scheme and a host, without a path: `https://chat.example.org`"
+                f"`{name}` names {origin!r}; it must be a scheme and a host in lower case, without a path: "
+                "`https://chat.example.org`"
             )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from starlette.datastructures import Headers
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from online_trl.serving.access import is_loopback, sent_key
 from online_trl.serving.app import create_app
@@ -143,6 +144,7 @@ def test_unauthorised_request_is_refused_before_its_body_is_read(app: SmallApp):
         "path": "/v1/feedback",
         "scheme": "http",
         "server": ("10.0.0.1", 80),
+        "client": ("10.0.0.2", 4000),
         "query_string": b"",
         "headers": [(b"host", b"chat.example.org"), (b"content-type", b"application/json")],
     }
@@ -165,6 +167,12 @@ def test_unauthorised_request_is_refused_before_its_body_is_read(app: SmallApp):
 )
 def test_server_without_keys_answers_its_own_machine_only(app: SmallApp, base_url: str, status: int):
     assert app.request("GET", "/v1/models", base_url=base_url).status_code == status
+
+
+def test_server_without_keys_does_not_answer_those_behind_a_proxy(app: SmallApp):
+    proxied = replace(app, app=ProxyHeadersMiddleware(app.app))
+    assert proxied.request("GET", "/v1/models").status_code == 200
+    assert proxied.request("GET", "/v1/models", headers={"X-Forwarded-For": "203.0.113.9"}).status_code == 401
 
 
 def test_name_that_was_made_to_resolve_to_this_machine_is_refused(app: SmallApp):

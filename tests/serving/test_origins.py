@@ -75,7 +75,7 @@ def test_browser_asks_beforehand(app: SmallApp, origin: str, status: int):
     headers = {
         "Origin": origin,
         "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization,content-type,idempotency-key",
+        "Access-Control-Request-Headers": "authorization,content-type,idempotency-key,x-stainless-lang",
     }
     reply = app.request("OPTIONS", "/v1/feedback", headers=headers)
     assert reply.status_code == status

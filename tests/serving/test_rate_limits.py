@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,3 +92,27 @@ def test_key_that_asks_too_often_gets_429_and_others_do_not(tmp_path: Path, poli
         assert 3500 < int(reply.headers["Retry-After"]) <= 3600
         assert app.request("GET", "/v1/models", headers=keys[1]).status_code == 200
         assert app.request("GET", "/healthz").status_code == 200
+
+
+def test_user_who_asks_and_says_too_much_gets_429_and_others_do_not(tmp_path: Path, policy_folders: list[Path]):
+    with small_app(tmp_path, policy_folders[0], rate_limit_per_user="4/hour") as app:
+        thumb = {"kind": "binary", "interaction_id": app.add_answer(), "value": True}
+        question = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+
+        def status(path: str, body: Any) -> int:
+            before = app.store.latest_seq()
+            reply = app.request("POST", path, json=body)
+            assert (app.store.latest_seq() > before) == reply.is_success
+            if reply.status_code == 429:
+                assert reply.json()["error"]["code"] == "rate_limit_exceeded"
+                assert 3500 < int(reply.headers["Retry-After"]) <= 3600
+            return reply.status_code
+
+        ada = {"user": "ada"}
+        assert status("/v1/chat/completions", question | ada) == 200
+        assert status("/v1/feedback", [thumb | ada] * 2) == 201
+        assert status("/v1/feedback", [thumb | ada, thumb | {"user": "bob"}, thumb | ada]) == 429
+        assert status("/v1/feedback", [thumb | {"user": "bob"}] * 4) == 201
+        assert status("/v1/feedback", thumb | ada) == 201
+        assert status("/v1/chat/completions", question | ada) == 429
+        assert [status("/v1/feedback", thumb) for _ in range(6)] == [201] * 6

@@ -17,6 +17,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no rate": ({"rate_limit_per_key": "often"}, "`rate_limit_per_key` is 'often', which is not a rate such as"),
     "rate of nothing": ({"rate_limit_per_user": "0/minute"}, "`rate_limit_per_user` is '0/minute'.*let through"),
     "any origin": ({"allowed_origins": ["*"]}, r"`allowed_origins` names '\*'; it must be a scheme and a host"),
+    "origin that no browser sends": ({"allowed_origins": ["https://A.example"]}, "in lower case"),
     "origin with a path": ({"allowed_origins": ["https://a.example/"]}, "without a path"),
     "URL with a path": ({"public_url": "https://a.example/chat"}, "`public_url` names .* without a path"),
 }
