@@ -139,7 +139,7 @@ def check_all(deployment: Deployment, key: str, answers: list[str], examples: in
 def test_no_request_breaks_the_server_or_its_promises(
     deployment: Deployment, key: str, answers: list[str], subtests: pytest.Subtests
 ):
-    check_all(deployment, key, answers, 25, subtests)
+    check_all(deployment, key, answers, 20, subtests)
 
 
 @pytest.mark.slow

@@ -17,7 +17,15 @@ JSON = "application/json"
 ANSWER = "the id of an answer"
 THUMB = f'{{"kind": "binary", "interaction_id": "{ANSWER}", "value": true}}'
 NESTED = 100_000
-PATHS = ("/v1/feedback", "/v1/signed-feedback", "/v1/chat/completions", "/v1/quarantine/release")
+PATHS = (
+    "/v1/feedback",
+    "/v1/signed-feedback",
+    "/v1/chat/completions",
+    "/v1/chat/completions/{completion_id}",
+    "/v1/quarantine/release",
+    "/api/public/scores",
+    "/api/public/ingestion",
+)
 
 
 @pytest.fixture(scope="module")
