@@ -116,3 +116,17 @@ def test_user_who_asks_and_says_too_much_gets_429_and_others_do_not(tmp_path: Pa
         assert status("/v1/feedback", thumb | ada) == 201
         assert status("/v1/chat/completions", question | ada) == 429
         assert [status("/v1/feedback", thumb) for _ in range(6)] == [201] * 6
+
+
+def test_scores_beyond_the_limit_are_named_and_their_neighbours_stored(tmp_path: Path, policy_folders: list[Path]):
+    with small_app(tmp_path, policy_folders[0], rate_limit_per_user="2/hour") as app:
+        answer = app.add_answer()
+        scores = [
+            {"traceId": answer, "name": "helpful", "value": 1, "dataType": "BOOLEAN", "metadata": {"userId": "ada"}}
+            for _ in range(3)
+        ]
+        reply = app.request("POST", "/api/public/scores", json=scores)
+        assert reply.status_code == 207
+        assert (reply.json()["accepted"], reply.json()["rejected"]) == (2, 1)
+        assert "the limit is 2 per 1 hour" in reply.json()["errors"][0]["message"]
+        assert len(app.store.feedback()) == 2

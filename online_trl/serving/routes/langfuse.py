@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from ...store import ErasedError, IdempotencyConflictError, UnknownInteractionError
 from ...types import InvalidRecordError, Scope
 from ..access import requires
-from ..errors import error_responses, error_status, invalid_message
+from ..errors import RefusalError, error_responses, error_status, invalid_message
 from ..feedback import record_feedback
 from ..langfuse import (
     AcceptedScores,
@@ -88,6 +88,8 @@ async def _record(service: Service, item: dict[str, Any], read: Callable[[dict[s
         return _Outcome(status=400, message=invalid_message(error.errors()))
     except _OWN_ERRORS as error:
         return _Outcome(status=error_status(error), message=str(error))
+    except RefusalError as error:  # its neighbours are on their way into the log
+        return _Outcome(status=error.status_code, message=str(error.detail))
     return _Outcome(stored.idempotency_key)
 
 
