@@ -25,6 +25,7 @@ from .sqlite import FileLockError, has_wal_reset_defect, locked_file
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 _SUPPORTED = "sqlite:///path/to/feedback.db and postgresql://user@host/database"
 _BUSY_SECONDS = 60
+_LOCK_POSITION = sa.select(schema.log_position.c.seq).with_for_update()
 _MIGRATION_LOCK = 0x6F6E6C696E65
 
 
@@ -74,8 +75,9 @@ class Database:
     def writing(self) -> Iterator[sa.Connection]:
         """Gives a connection in a transaction that no other writer overlaps, committed at the end of the block."""
         with self._transaction() as connection:
-            # The row lock lasts until the commit. SQLite has none; there BEGIN IMMEDIATE keeps the others out.
-            connection.execute(sa.select(schema.log_position.c.seq).with_for_update())
+            # SQLite has no row locks; there BEGIN IMMEDIATE keeps the others out.
+            if connection.dialect.name == "postgresql":
+                connection.execute(_LOCK_POSITION)
             yield connection
 
     def drop_old_pages(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from ..migrations import schema
 from ..types import ErasedSubject, Feedback, Interaction, Tombstone, utcnow
 from .errors import ErasedError, UnknownInteractionError, UnknownUserError
-from .rows import insert_rows, interval, move_position, position, where_in
+from .rows import Lookup, insert_rows, interval, move_position, position, where_in
 
 _answers = schema.interactions.c
 _rows = schema.feedback.c
@@ -27,6 +27,10 @@ _links = schema.feedback_interactions.c
 _tombstones = schema.tombstones.c
 _erased = schema.erased.c
 _CHUNK = 500
+
+# What every write asks is built once.
+_ANY_TOMBSTONE = sa.select(_tombstones.seq).limit(1)
+_ERASED = Lookup(sa.select(_erased.row_id), _erased.row_id)
 
 
 def subject_hash(subject: ErasedSubject, name: str) -> str:
@@ -70,21 +74,23 @@ def tombstones_of(connection: sa.Connection, subject: ErasedSubject, name: str) 
 
 def erased_among(connection: sa.Connection, names: Iterable[str]) -> set[str]:
     """Returns which of these ids, or of these [`key_of_erased`], are those of erased rows."""
-    if connection.execute(sa.select(_tombstones.seq).limit(1)).first() is None:
+    if connection.execute(_ANY_TOMBSTONE).first() is None:
         return set()
-    return {row["row_id"] for row in where_in(connection, sa.select(_erased.row_id), _erased.row_id, names)}
+    return {row["row_id"] for row in _ERASED.rows(connection, names)}
 
 
 def check_not_erased(rows: Sequence[Interaction | Feedback], erased: set[str]) -> None:
     """Refuses rows that were erased and come back."""
+    if not erased:
+        return
     back = [name for row in rows for name in (_name(row),) if erased.intersection(_marks(row))]
     if back:
         raise ErasedError(f"erased from the log, and not to be added again: {', '.join(back)}")
 
 
-def marks_of(rows: Iterable[Interaction | Feedback]) -> list[str]:
-    """Returns what rows would be known by if they had been erased."""
-    return [mark for row in rows for mark in _marks(row)]
+def marks_of(rows: Iterable[Interaction | Feedback]) -> Iterator[str]:
+    """Gives what rows would be known by if they had been erased."""
+    return (mark for row in rows for mark in _marks(row))
 
 
 def _name(row: Interaction | Feedback) -> str:

@@ -12,7 +12,7 @@ from collections import ChainMap
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
@@ -149,8 +149,8 @@ def _append_feedback(
     candidates = [row for row in rows if row.idempotency_key not in stored]
     interactions = known_interactions(connection, candidates)
     authors = known_authors(connection, candidates)
-    unknown = [name for row in candidates for name in row.interaction_ids if name not in interactions]
-    erased = erased_among(connection, [*unknown, *marks_of(candidates)])
+    unknown = (name for row in candidates for name in row.interaction_ids if name not in interactions)
+    erased = erased_among(connection, chain(unknown, marks_of(candidates)))
 
     def check(fresh: Sequence[Feedback]) -> None:
         check_interactions(fresh, interactions, erased)

@@ -40,6 +40,11 @@ _GET_CONTENTS = {
 _JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False, sort_keys=True)
 
 
+# Statements that every write needs are built once.
+_MOVE_POSITION = sa.update(schema.log_position).values(seq=sa.bindparam("end"))
+_INSERT = {table: sa.insert(table) for table in schema.metadata.tables.values()}
+
+
 def prompt_key(prompt: Sequence[Message]) -> str:
     """Returns the fingerprint of a prompt: the same messages have the same key."""
     return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()
@@ -55,25 +60,49 @@ def interval(query: sa.Select[Any], seq: sa.ColumnElement[int], after: int, upto
     return query if upto is None else query.where(seq <= upto)
 
 
+class Lookup:
+    """
+    The rows of which a column has one of many values.
+
+    The values are one parameter: databases limit the number of parameters, and a statement that never changes is
+    built and compiled once.
+
+    Args:
+        query (`Select`):
+            Gives the rows.
+        column (`ColumnElement`):
+            The column.
+    """
+
+    def __init__(self, query: sa.Select[Any], column: sa.ColumnElement[Any]) -> None:
+        listed = sa.select(sa.func.json_each(sa.bindparam("values")).table_valued("value").c.value)
+        self._in_sqlite = query.where(column.in_(listed))
+        self._in_postgresql = query.where(column == sa.any_(sa.bindparam("values", type_=ARRAY(column.type))))
+
+    def rows(self, connection: sa.Connection, values: Iterable[Any]) -> Sequence[sa.RowMapping]:
+        """Returns the rows, in no particular order."""
+        listed = list(dict.fromkeys(values))
+        if not listed:
+            return []
+        if connection.dialect.name == "sqlite":
+            return connection.execute(self._in_sqlite, {"values": json.dumps(listed)}).mappings().all()
+        return connection.execute(self._in_postgresql, {"values": listed}).mappings().all()
+
+
 def where_in(
-    connection: sa.Connection, query: sa.Select[Any], column: sa.ColumnElement[str], values: Iterable[str]
-) -> list[sa.RowMapping]:
-    # The list is one parameter: databases limit their number, and so it is one statement for a list of any length.
-    names = list(dict.fromkeys(values))
-    if not names:
-        return []
-    if connection.dialect.name == "sqlite":
-        listed: sa.ColumnElement[bool] = column.in_(
-            sa.select(sa.func.json_each(json.dumps(names)).table_valued("value").c.value)
-        )
-    else:
-        listed = column == sa.any_(sa.literal(names, ARRAY(sa.Text)))
-    return list(connection.execute(query.where(listed)).mappings())
+    connection: sa.Connection, query: sa.Select[Any], column: sa.ColumnElement[Any], values: Iterable[Any]
+) -> Sequence[sa.RowMapping]:
+    return Lookup(query, column).rows(connection, values)
 
 
 def find(connection: sa.Connection, record: type[Record], key: str, values: Iterable[str]) -> dict[str, Record]:
-    rows = where_in(connection, select_records(record), _TABLES[record].c[key], values)
-    return {row[key]: record(**row) for row in rows}
+    return {row[key]: record(**row) for row in _RECORDS_BY[key].rows(connection, values)}
+
+
+_RECORDS_BY = {
+    key: Lookup(select_records(record), _TABLES[record].c[key])
+    for record, key in ((Interaction, "interaction_id"), (Feedback, "idempotency_key"), (Feedback, "feedback_id"))
+}
 
 
 def counts(connection: sa.Connection, column: sa.Column[Any]) -> dict[Any, int]:
@@ -87,7 +116,7 @@ def position(connection: sa.Connection) -> int:
 
 
 def move_position(connection: sa.Connection, seq: int) -> None:
-    connection.execute(sa.update(schema.log_position).values(seq=seq))
+    connection.execute(_MOVE_POSITION, {"end": seq})
 
 
 def number_rows(
@@ -170,14 +199,16 @@ def interaction_links(row: Feedback) -> list[dict[str, Any]]:
 
 def insert_rows(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
     if rows:
-        connection.execute(sa.insert(table), rows)
+        connection.execute(_INSERT[table], rows)
+
+
+_INTERACTION_IDS = Lookup(sa.select(schema.interactions.c.interaction_id), schema.interactions.c.interaction_id)
 
 
 def known_interactions(connection: sa.Connection, feedback: Sequence[Feedback]) -> set[str]:
     """Returns the ids of the interactions that feedback names, as far as they are in the log."""
-    column = schema.interactions.c.interaction_id
     named = [name for row in feedback for name in row.interaction_ids]
-    return {row["interaction_id"] for row in where_in(connection, sa.select(column), column, named)}
+    return {row["interaction_id"] for row in _INTERACTION_IDS.rows(connection, named)}
 
 
 def check_interactions(feedback: Sequence[Feedback], known: set[str], erased: set[str]) -> None:
@@ -186,12 +217,13 @@ def check_interactions(feedback: Sequence[Feedback], known: set[str], erased: se
         raise UnknownInteractionError(unknown, erased)
 
 
+_AUTHORS = Lookup(sa.select(schema.feedback.c.feedback_id, schema.feedback.c.user_id), schema.feedback.c.feedback_id)
+
+
 def known_authors(connection: sa.Connection, feedback: Sequence[Feedback]) -> dict[str, str]:
     """Returns the user of each row, by its id, that feedback has the id of or supersedes."""
-    rows = schema.feedback.c
     named = [name for row in feedback for name in (row.feedback_id, row.supersedes) if name is not None]
-    query = sa.select(rows.feedback_id, rows.user_id)
-    return {row["feedback_id"]: row["user_id"] for row in where_in(connection, query, rows.feedback_id, named)}
+    return {row["feedback_id"]: row["user_id"] for row in _AUTHORS.rows(connection, named)}
 
 
 def check_feedback_ids(feedback: Sequence[Feedback], authors: dict[str, str]) -> None:
