@@ -8,7 +8,6 @@ stops when its standard input ends, so that it does not outlive a parent that wa
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import sys
@@ -23,7 +22,6 @@ from .settings import read_settings
 
 def main() -> None:
     """Serves until told to stop."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
         arguments = json.loads(sys.argv[1])

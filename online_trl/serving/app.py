@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from structlog.typing import FilteringBoundLogger
 
 from ..store import FeedbackStore
 from .access import KeyCheck, KeyRing
 from .body_limit import BodyLimit
 from .engine import Engine
 from .errors import add_error_handlers, error_responses
+from .observation import Observation
 from .origins import READ_HEADERS, OriginCheck
 from .routes.chat import chat_router
 from .routes.feedback import feedback_router
@@ -37,7 +39,13 @@ _ROUTERS = (
 )
 
 
-def create_app(*, store: FeedbackStore, engine: Engine, settings: ServerSettings | None = None) -> FastAPI:
+def create_app(
+    *,
+    store: FeedbackStore,
+    engine: Engine,
+    settings: ServerSettings | None = None,
+    log: FilteringBoundLogger | None = None,
+) -> FastAPI:
     """
     Returns the HTTP interface over a store and a started engine. Whoever passes them in also closes them.
 
@@ -48,6 +56,8 @@ def create_app(*, store: FeedbackStore, engine: Engine, settings: ServerSettings
             Generates the answers.
         settings ([`~online_trl.serving.settings.ServerSettings`], *optional*):
             How to behave towards those who call.
+        log (`FilteringBoundLogger`, *optional*):
+            Where each request is logged, as [`~online_trl.serving.logs.start_logging`] returns it. Nowhere by default.
 
     Example:
 
@@ -55,10 +65,15 @@ def create_app(*, store: FeedbackStore, engine: Engine, settings: ServerSettings
     app = create_app(store=FeedbackStore("sqlite:///feedback.db"), engine=engine)
     ```
     """
-    app = FastAPI(title="online-trl", summary="Chat with a deployed policy, and say what you think of its answers.")
+    app = FastAPI(
+        title="online-trl",
+        summary="Chat with a deployed policy, and say what you think of its answers.",
+        generate_unique_id_function=lambda route: route.name,
+    )
     service = Service(store, engine, settings or ServerSettings())
     add_error_handlers(app)
     _add_guards(app, service)
+    app.add_middleware(Observation, metrics=service.metrics, log=log, log_messages=service.settings.log_messages)
     for make_router in _ROUTERS:
         app.include_router(make_router(service), responses=error_responses(*GUARD_STATUSES))
     return app

@@ -20,6 +20,7 @@ from ..store import FeedbackStore, Turn
 from ..types import ANONYMOUS, Interaction, Message, Purpose, new_id
 from .engine import DEFAULT_MODEL, Engine
 from .generation import ChatRequest, Generation
+from .observation import see
 from .schemas import ChatCompletionRequest
 
 CANCELLED = "cancelled"
@@ -137,7 +138,8 @@ class Completions:
                 answer.settled = True
             rows = self._store.submit_interactions([answer.interaction() for answer in due])
             # A client that hangs up now takes back nothing that has been sent.
-            await asyncio.shield(asyncio.wrap_future(rows))
+            stored = await asyncio.shield(asyncio.wrap_future(rows))
+            see(stored)
 
 
 @dataclass(eq=False)

@@ -91,6 +91,25 @@ class ServedVersion:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """
+    How busy an engine is.
+
+    Args:
+        waiting (`int`):
+            Answers that no batch has taken up yet; 0 where another server keeps the queue.
+        switches (`int`, *optional*, defaults to `0`):
+            How often another version was put into service.
+        switch_seconds (`float`, *optional*, defaults to `0.0`):
+            How long that took, all together.
+    """
+
+    waiting: int
+    switches: int = 0
+    switch_seconds: float = 0.0
+
+
 class Engine(Protocol):
     """Answers with one of several policy versions, of which one is the default."""
 
@@ -113,6 +132,10 @@ class Engine(Protocol):
 
     async def stop(self) -> None:
         """Finishes what was asked for and frees what the engine holds."""
+        ...
+
+    def load(self) -> EngineLoad:
+        """Returns how busy the engine is now."""
         ...
 
     def answer(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from ..store import FeedbackStore, IdempotencyConflictError, UnknownInteractionError
 from ..types import ANONYMOUS, Feedback
+from .observation import see
 from .service import Service
 
 
@@ -39,6 +40,7 @@ async def record_feedback(service: Service, rows: Sequence[Feedback]) -> list[Fe
         if known_rows == list(rows):
             raise
         stored = await _submit(service, known_rows)
+    see(stored)
     return stored
 
 

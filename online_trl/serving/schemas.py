@@ -292,4 +292,11 @@ class Health(BaseModel):
 
     status: Literal["ok"] = "ok"
     policy_version: str
+
+
+class Readiness(BaseModel):
+    """Reply to `GET /readyz` of a server that can answer and store."""
+
+    status: Literal["ready"] = "ready"
+    policy_version: str
     latest_seq: int

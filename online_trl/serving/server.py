@@ -26,6 +26,7 @@ from .access import is_loopback
 from .app import create_app
 from .engine import Engine, EngineError
 from .follower import follow_live
+from .logs import start_logging
 from .policy_source import PolicySource, RegistryPolicies, SinglePolicy
 from .settings import ServerSettings
 from .upstream_engine import API_KEY_VARIABLE, UpstreamEngine
@@ -167,9 +168,17 @@ class _Server(uvicorn.Server):
     """Says when it is ready, and leaves cleanly on a signal, so that what was opened before it is closed after it."""
 
     def __init__(self, store: FeedbackStore, engine: Engine, settings: ServerSettings) -> None:
-        app = create_app(store=store, engine=engine, settings=settings)
+        log = start_logging(log_messages=settings.log_messages)
+        app = create_app(store=store, engine=engine, settings=settings, log=log)
         super().__init__(
-            uvicorn.Config(app, lifespan="off", log_level="warning", timeout_keep_alive=_KEEP_ALIVE_SECONDS)
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            )
         )
         self._engine = engine
 

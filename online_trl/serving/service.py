@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ..store import FeedbackStore
 from .engine import Engine
+from .metrics import Metrics
 from .rate_limits import RateLimits
 from .settings import ServerSettings
 
@@ -29,7 +30,10 @@ class Service:
     settings: ServerSettings
     rate_limits: RateLimits = field(init=False)
     """How often a key and a user may ask; what was asked so far is counted in it."""
+    metrics: Metrics = field(init=False)
+    """What the server did so far."""
 
     def __post_init__(self) -> None:
         limits = RateLimits(per_key=self.settings.rate_limit_per_key, per_user=self.settings.rate_limit_per_user)
         object.__setattr__(self, "rate_limits", limits)
+        object.__setattr__(self, "metrics", Metrics(self.store, self.engine))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from .decoding import Delivery, Policy, Row, answer_batch
-from .engine import CANARY_MODEL, DEFAULT_MODEL, EngineError, ServedVersion, UnknownVersionError, VersionLoadError
+from .engine import (
+    CANARY_MODEL,
+    DEFAULT_MODEL,
+    EngineError,
+    EngineLoad,
+    ServedVersion,
+    UnknownVersionError,
+    VersionLoadError,
+)
 from .generation import ChatRequest, Generation, GenerationRequest, Piece
 from .policy_source import PolicySource
 from .rendering import streamed_reply, whole_reply
@@ -48,6 +57,8 @@ class TransformersEngine:
         self._max_loaded = max_loaded
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._default: str | None = None
+        self._switches = 0
+        self._switch_seconds = 0.0
         self._loads: OrderedDict[str, asyncio.Task[Policy]] = OrderedDict()
         self._waiting: list[Row] = []
         self._outboxes: dict[Row, asyncio.Queue[Generation | EngineError]] = {}
@@ -83,8 +94,15 @@ class TransformersEngine:
         await asyncio.to_thread(self._loader.shutdown)
 
     async def switch(self, version: str) -> None:
+        begin = time.perf_counter()
         await self._policy(version)
+        if self._default is not None:
+            self._switches += 1
+            self._switch_seconds += time.perf_counter() - begin
         self._default = version
+
+    def load(self) -> EngineLoad:
+        return EngineLoad(len(self._waiting), self._switches, self._switch_seconds)
 
     def answer(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
         render = streamed_reply if request.stream else whole_reply

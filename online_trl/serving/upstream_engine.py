@@ -21,6 +21,7 @@ from .engine import (
     CANARY_MODEL,
     DEFAULT_MODEL,
     EngineError,
+    EngineLoad,
     ServedVersion,
     UpstreamError,
     UpstreamRefusedError,
@@ -115,6 +116,9 @@ class UpstreamEngine:
 
     async def stop(self) -> None:
         await self._client.aclose()
+
+    def load(self) -> EngineLoad:
+        return EngineLoad(waiting=0)
 
     async def answer(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
         tee = Tee(request)

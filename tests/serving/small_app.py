@@ -60,14 +60,14 @@ class SmallApp:
 
 
 @contextmanager
-def small_app(folder: Path, policy: Path, **settings: Any) -> Iterator[SmallApp]:
+def small_app(folder: Path, policy: Path, *, log: Any = None, **settings: Any) -> Iterator[SmallApp]:
     """Serves a policy in this process."""
     loop = asyncio.new_event_loop()
     engine = TransformersEngine(SinglePolicy(str(policy)), device="cpu")
     with FeedbackStore(f"sqlite:///{folder}/feedback.db") as store:
         loop.run_until_complete(engine.start())
         try:
-            app = create_app(store=store, engine=engine, settings=ServerSettings(**settings))
+            app = create_app(store=store, engine=engine, settings=ServerSettings(**settings), log=log)
             yield SmallApp(app, store, engine, loop)
         finally:
             loop.run_until_complete(engine.stop())

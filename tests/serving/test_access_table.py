@@ -20,6 +20,8 @@ TABLE: dict[tuple[str, str], Scope | None] = {
     ("GET", "/"): PUBLIC,
     ("GET", "/page/{name}"): PUBLIC,
     ("GET", "/healthz"): PUBLIC,
+    ("GET", "/readyz"): PUBLIC,
+    ("GET", "/metrics"): Scope.ADMIN,
     ("GET", "/docs"): PUBLIC,
     ("GET", "/docs/oauth2-redirect"): PUBLIC,
     ("GET", "/redoc"): PUBLIC,

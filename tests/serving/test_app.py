@@ -323,14 +323,6 @@ def test_models_are_listed_with_the_live_one_first(deployment: Deployment):
     assert models[2].created == int(deployment.registry.get("policy-0001").created_at.timestamp())
 
 
-def test_health_names_the_version_and_the_end_of_the_log(deployment: Deployment):
-    assert deployment.http.get("/healthz").json() == {
-        "status": "ok",
-        "policy_version": "policy-0001",
-        "latest_seq": deployment.store.latest_seq(),
-    }
-
-
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/v1/feedback", 405)])
 def test_errors_of_routing_have_the_same_shape(deployment: Deployment, method: str, path: str, status: int):
     reply = deployment.http.request(method, path)

@@ -1,0 +1,78 @@
+"""
+The log of the server process: one JSON object a line, for its own words and for those of the libraries alike.
+
+An error's message may quote what a user wrote, and so do the database's. Unless the settings allow users' words in the
+log, a traceback is told by its types and places alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+import structlog
+from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+_QUOTING = ("exc_value", "exc_notes", "syntax_error")
+
+
+def start_logging(stream: TextIO = sys.stderr, *, log_messages: bool) -> FilteringBoundLogger:
+    """
+    Has everything that this process logs written as JSON lines, and returns the logger of its requests.
+
+    Args:
+        stream (`TextIO`, *optional*):
+            Where to write. Defaults to standard error.
+        log_messages (`bool`):
+            Whether users' words may be in the log.
+    """
+    common = _processors(log_messages)
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *common],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    # It tells of every request that goes to an upstream server, which the log of requests does.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logger: FilteringBoundLogger = structlog.wrap_logger(
+        structlog.WriteLogger(stream),
+        processors=common,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        cache_logger_on_first_use=True,
+    )
+    return logger
+
+
+def _processors(log_messages: bool) -> list[Processor]:
+    processors: list[Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+    ]
+    if not log_messages:
+        processors.append(_without_quotations)
+    return [*processors, structlog.processors.JSONRenderer()]
+
+
+def _without_quotations(logger: WrappedLogger, name: str, entry: EventDict) -> EventDict:
+    _strip(entry.get("exception", ()))
+    if entry.get("logger") == "asyncio":
+        # What follows its first line is the representation of a task, with the error that it ended with.
+        entry["event"] = entry["event"].partition("\n")[0]
+    return entry
+
+
+def _strip(exceptions: Iterable[dict[str, Any]]) -> None:
+    for exception in exceptions:
+        for field in _QUOTING:
+            exception.pop(field, None)
+        for group in exception.get("exceptions", ()):
+            _strip(group)
