@@ -197,6 +197,8 @@ def _delete_in(connection: sa.Connection, column: sa.Column[Any], values: Sequen
 
 def _read(connection: sa.Connection, query: sa.Select[Any]) -> list[Tombstone]:
     marks = list(connection.execute(query.order_by(_tombstones.seq)).mappings())
+    if not marks:
+        return []
     entries: dict[int, list[sa.RowMapping]] = {mark["seq"]: [] for mark in marks}
     meant = query.with_only_columns(_tombstones.seq).subquery()
     ids = sa.select(_erased.row_id, _erased.is_feedback, _erased.tombstone_seq).order_by(_erased.row_seq)
