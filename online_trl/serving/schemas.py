@@ -30,6 +30,7 @@ LONGEST_NAME = 256
 """Characters that an id, a key or a user's name may have."""
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 _DEEPEST = 64
 
 
@@ -41,13 +42,13 @@ def check_text(text: str) -> str:
 
 
 def _check_storable(body: Any) -> None:
-    """Refuses JSON that the log, or an upstream server, could not take."""
+    """Refuses JSON that the log or an engine could not take. NUL is not refused: a policy may say it, and be told."""
     level = [body]
     for _ in range(_DEEPEST):
         for value in level:
-            if isinstance(value, str):
-                check_text(value)
-            elif isinstance(value, float) and not math.isfinite(value):
+            if isinstance(value, str) and _HALF_PAIR.search(value):
+                raise ValueError("a text holds half of a surrogate pair, which is no character")
+            if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError("a number is not finite")
         level = [part for value in level for part in _parts(value)]
     if level:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -28,7 +29,7 @@ class Deployment:
 
 
 @contextmanager
-def deployed(folder: Path, policy_folders: list[Path]) -> Iterator[Deployment]:
+def deployed(folder: Path, policy_folders: list[Path], **settings: Any) -> Iterator[Deployment]:
     """Publishes the policies, the first one live, and serves them from a process of its own."""
     registry = ModelRegistry(folder / "registry")
     for policy_folder in policy_folders:
@@ -37,7 +38,9 @@ def deployed(folder: Path, policy_folders: list[Path]) -> Iterator[Deployment]:
     store_url = f"sqlite:///{folder}/feedback.db"
     with ExitStack() as stack:
         server = stack.enter_context(
-            ServerProcess(store_url=store_url, registry_root=registry.root, log=folder / "server.log")
+            ServerProcess(
+                store_url=store_url, registry_root=registry.root, log=folder / "server.log", settings=settings
+            )
         )
         yield Deployment(
             registry=registry,

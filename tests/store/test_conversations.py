@@ -34,6 +34,14 @@ def test_several_messages_after_the_last_answer_do_not_matter(store: FeedbackSto
     assert store.find_turn(prompt, user_id="ada").parent_id == parent
 
 
+def test_answer_that_is_hardly_text_is_followed(store: FeedbackStore):
+    said: Message = {"role": "assistant", "content": "a\x00b \ufffd \U0001f600 \u2028"}
+    parent = answer(store, text=said["content"])
+    assert store.get_interactions([parent])[parent].completion == [said]
+    prompt: list[Message] = [*FIRST, said, {"role": "user", "content": "What?"}]
+    assert store.find_turn(prompt, user_id="ada").parent_id == parent
+
+
 @pytest.mark.parametrize(
     ("prompt", "asked"),
     [
