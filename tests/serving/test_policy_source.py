@@ -10,6 +10,15 @@ from online_trl.serving.policy_source import RegistryPolicies, SinglePolicy
 from online_trl.types import ModelRole
 
 
+@pytest.fixture
+def registry(tmp_path: Path, policy_folders: list[Path]) -> ModelRegistry:
+    registry = ModelRegistry(tmp_path / "registry")
+    for folder in policy_folders:
+        registry.publish(ModelRole.POLICY, copy_model(folder))
+    registry.promote("policy-0001", "the first one")
+    return registry
+
+
 def test_registry_names_its_policies_and_no_reward_models(tmp_path: Path, policy_folders: list[Path]):
     registry = ModelRegistry(tmp_path)
     policies = RegistryPolicies(registry)
@@ -59,3 +68,42 @@ def test_missing_folder_beside_existing_ones_is_no_hub_id(monkeypatch: pytest.Mo
 def test_folder_without_a_model_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"has no config\.json"):
         SinglePolicy(str(tmp_path))
+
+
+def test_weights_are_known_by_what_they_hold(registry: ModelRegistry, policy_folders: list[Path]):
+    policies = RegistryPolicies(registry)
+    hashes = [policies.weights_hash(version.name) for version in policies.versions()]
+    assert len(set(hashes)) == len(hashes)
+    for folder, expected in zip(policy_folders, hashes, strict=False):
+        assert SinglePolicy(str(folder)).weights_hash(folder.name) == expected
+
+
+def test_weights_are_known_whatever_lies_beside_them(policy_folders: list[Path], tmp_path: Path):
+    copy_model(policy_folders[0])(tmp_path / "copy")
+    (tmp_path / "copy" / "README.md").write_text("notes")
+    (tmp_path / "copy" / "training_args.bin").write_bytes(b"settings")
+    copy = SinglePolicy(str(tmp_path / "copy")).weights_hash("copy")
+    assert copy == SinglePolicy(str(policy_folders[0])).weights_hash("first")
+
+
+def test_weights_from_the_hub_are_those_in_its_cache(
+    policy_folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--owner--model"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    copy_model(policy_folders[0])(cached / "snapshots" / ("0" * 40))
+    hub = SinglePolicy("owner/model")
+    assert hub.weights_hash("owner/model") == SinglePolicy(str(policy_folders[0])).weights_hash("first")
+
+
+def test_canary_is_the_newest_version_that_is_not_decided_on(registry: ModelRegistry, policy_folders: list[Path]):
+    policies = RegistryPolicies(registry)
+    newest = registry.publish(ModelRole.POLICY, copy_model(policy_folders[0])).name
+    assert policies.canary() == newest
+    registry.refuse(newest, "worse")
+    assert policies.canary() == "policy-0002"
+    registry.promote("policy-0002", "better")
+    assert policies.canary() is None
+    assert SinglePolicy(str(policy_folders[0])).canary() is None

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from online_trl.registry import ModelRegistry, copy_model
+from online_trl.serving.decoding import Delivery, Row, answer_batch
 from online_trl.serving.engine import EngineError, PromptTooLongError, UnknownVersionError, VersionLoadError
 from online_trl.serving.generation import Generation, GenerationRequest, Sampling
 from online_trl.serving.policy_source import RegistryPolicies, SinglePolicy
@@ -209,3 +210,40 @@ def test_registry_without_a_live_policy_cannot_be_started(tmp_path: Path):
             await engine.start()
 
     asyncio.run(use())
+
+
+def test_requests_that_wait_are_answered_as_one_batch(registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch):
+    sizes = []
+
+    def answer_and_note(rows: Sequence[Row], deliver: Callable[[list[Delivery]], None]) -> None:
+        sizes.append(len(rows))
+        answer_batch(rows, deliver)
+
+    monkeypatch.setattr("online_trl.serving.transformers_engine.answer_batch", answer_and_note)
+
+    async def use(engine: TransformersEngine) -> None:
+        first = stream(engine, request("Hi", max_tokens=60))
+        await anext(first)
+        waiting = asyncio.gather(*(text(engine, request(question)) for question in QUESTIONS))
+        assert sizes == [1]
+        async with aclosing(first):
+            assert [stretch async for stretch in first]
+        await waiting
+        assert sizes == [1, 8]
+
+    run(registry, use)
+
+
+def test_aliases_stand_for_versions(registry: ModelRegistry):
+    async def use(engine: TransformersEngine) -> None:
+        names = ("default", "canary", "policy-0002", "unknown")
+        assert [await engine.resolve(name) for name in names] == [
+            "policy-0001",
+            "policy-0002",
+            "policy-0002",
+            "unknown",
+        ]
+        registry.refuse("policy-0002", "worse")
+        assert await engine.resolve("canary") == "policy-0001"
+
+    run(registry, use)
