@@ -45,7 +45,7 @@ async def record_feedback(service: Service, rows: Sequence[Feedback]) -> list[Fe
 
 
 async def _submit(service: Service, rows: Sequence[Feedback]) -> list[Feedback]:
-    return await asyncio.wrap_future(service.store.submit_feedback(rows, screening=service.settings.screening))
+    return await service.arrivals.wait(service.store.submit_feedback(rows, screening=service.settings.screening))
 
 
 def _as_known(store: FeedbackStore, rows: Sequence[Feedback]) -> list[Feedback]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..store import FeedbackStore
+from .arrivals import Arrivals
 from .engine import Engine
 from .metrics import Metrics
 from .rate_limits import RateLimits
@@ -32,6 +33,9 @@ class Service:
     """How often a key and a user may ask; what was asked so far is counted in it."""
     metrics: Metrics = field(init=False)
     """What the server did so far."""
+
+    arrivals: Arrivals = field(init=False, default_factory=Arrivals)
+    """Waits for what is on its way into the log."""
 
     def __post_init__(self) -> None:
         limits = RateLimits(per_key=self.settings.rate_limit_per_key, per_user=self.settings.rate_limit_per_user)
