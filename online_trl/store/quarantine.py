@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -57,36 +58,30 @@ class Screening:
     def __call__(self, connection: sa.Connection, fresh: Sequence[Feedback]) -> None:
         """Quarantines those of the rows, which were just added, that have to wait."""
         screened = {row.seq for row in fresh if row.value is not None}
-        bounds = [reason for reason, most, _, _ in self._bounds() if most]
+        bounds = self._bounds()
         if not screened or not bounds:
             return
-        held = [row for row in connection.execute(self._suspects(fresh)).mappings() if row["seq"] in screened]
+        suspects = connection.execute(_suspects(tuple(bounds)), self._parameters(fresh)).mappings()
+        held = [row for row in suspects if row["seq"] in screened]
         insert_rows(connection, schema.quarantine, [self._entry(row) for row in held])
 
-    def _bounds(self) -> tuple[tuple[QuarantineReason, int, int, sa.Column[Any]], ...]:
-        return (
-            (QuarantineReason.BURST, self.burst_rows, self.burst_seconds, _rows.user_id),
-            (
-                QuarantineReason.NEAR_DUPLICATE,
-                self.near_duplicates,
-                self.near_duplicate_seconds,
-                _rows.statement_key,
-            ),
-        )
-
-    def _suspects(self, fresh: Sequence[Feedback]) -> sa.Select[Any]:
-        """Selects the rows beyond a bound, with a column per reason that says so."""
-        beyond = {
-            reason: _row_before(column, most, seconds) for reason, most, seconds, column in self._bounds() if most
+    def _bounds(self) -> dict[QuarantineReason, tuple[int, int]]:
+        bounds = {
+            QuarantineReason.BURST: (self.burst_rows, self.burst_seconds),
+            QuarantineReason.NEAR_DUPLICATE: (self.near_duplicates, self.near_duplicate_seconds),
         }
-        if QuarantineReason.BURST in beyond:
-            beyond[QuarantineReason.BURST] &= _rows.user_id != ANONYMOUS
-        seqs = [row.seq or 0 for row in fresh]
-        columns = [condition.label(reason.value) for reason, condition in beyond.items()]
-        return sa.select(_rows.seq, *columns).where(_rows.seq.between(min(seqs), max(seqs)), sa.or_(*beyond.values()))
+        return {reason: (most, seconds) for reason, (most, seconds) in bounds.items() if most}
+
+    def _parameters(self, fresh: Sequence[Feedback]) -> dict[str, Any]:
+        seqs, now = [row.seq or 0 for row in fresh], utcnow()
+        parameters: dict[str, Any] = {"first": min(seqs), "last": max(seqs), "now": now}
+        for reason, (most, seconds) in self._bounds().items():
+            parameters[f"{reason.value}_others"] = most - 1
+            parameters[f"{reason.value}_since"] = now - timedelta(seconds=seconds)
+        return parameters
 
     def _entry(self, row: sa.RowMapping) -> dict[str, Any]:
-        reason, most, seconds, _ = next(bound for bound in self._bounds() if row.get(bound[0].value))
+        reason, (most, seconds) = next(bound for bound in self._bounds().items() if row[bound[0].value])
         said = {
             QuarantineReason.BURST: f"{most} rows of this user came in the {seconds} s before it",
             QuarantineReason.NEAR_DUPLICATE: f"{most} rows said nearly the same in the {seconds} s before it",
@@ -94,17 +89,28 @@ class Screening:
         return {"feedback_seq": row["seq"], "reason": reason, "detail": said[reason]}
 
 
-def _row_before(column: sa.Column[Any], most: int, seconds: int) -> sa.ColumnElement[bool]:
+@cache
+def _suspects(reasons: tuple[QuarantineReason, ...]) -> sa.Select[Any]:
+    """Selects the rows beyond a bound, with a column per reason that says so; built once, as every write needs it."""
+    beyond = {
+        QuarantineReason.BURST: _row_before(QuarantineReason.BURST, _rows.user_id) & (_rows.user_id != ANONYMOUS),
+        QuarantineReason.NEAR_DUPLICATE: _row_before(QuarantineReason.NEAR_DUPLICATE, _rows.statement_key),
+    }
+    columns = [beyond[reason].label(reason.value) for reason in reasons]
+    added = _rows.seq.between(sa.bindparam("first"), sa.bindparam("last"))
+    return sa.select(_rows.seq, *columns).where(added, sa.or_(*(beyond[reason] for reason in reasons)))
+
+
+def _row_before(reason: QuarantineReason, column: sa.Column[Any]) -> sa.ColumnElement[bool]:
     """Whether so many rows that are alike came before one, found by skipping over just so many in an index."""
-    now = utcnow()
     other = schema.feedback.alias()
-    recent = other.c.received_at.between(now - timedelta(seconds=seconds), now)
+    recent = other.c.received_at.between(sa.bindparam(f"{reason.value}_since"), sa.bindparam("now"))
     return (
         sa.select(other.c.seq)
         .where(other.c[column.name] == column, recent, other.c.seq < _rows.seq)
         .order_by(other.c.received_at.desc())
         .limit(1)
-        .offset(most - 1)
+        .offset(sa.bindparam(f"{reason.value}_others", type_=sa.Integer))
         .scalar_subquery()
         .is_not(None)
     )
