@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
@@ -25,6 +25,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from online_trl.registry import copy_model
+from online_trl.serving.feedback_url import FeedbackUrls
+from online_trl.serving.settings import ServerSettings
+from online_trl.store import FeedbackStore
 from online_trl.types import Interaction, Scope
 from serving.deployment import Deployment, deployed
 
@@ -72,14 +75,14 @@ def answers(deployment: Deployment) -> list[str]:
             session_id="session",
             user_id="ada",
         )
-        for number in range(8)
+        for number in range(64)
     ]
     return [row.interaction_id for row in deployment.store.add_interactions(rows)]
 
 
-def aim(body: Any, answers: list[str]) -> None:
-    """Has every second request name answers that there are, which no schema can know of."""
-    for statement in body if isinstance(body, list) else [body]:
+def aim(case: schemathesis.Case, store: FeedbackStore, answers: list[str]) -> None:
+    """Has about every second request name answers that there are, which no schema can know of."""
+    for statement in case.body if isinstance(case.body, list) else [case.body]:
         if not isinstance(statement, dict):
             continue
         for field in ("interaction_id", "inference_id", "traceId"):
@@ -87,6 +90,12 @@ def aim(body: Any, answers: list[str]) -> None:
                 statement[field] = answers[len(name) % len(answers)]
         if isinstance(names := statement.get("interaction_ids"), list) and len(names) % 2 == 0:
             statement["interaction_ids"] = answers[: len(names)]
+    for field in {"interaction_id", "completion_id"} & set(case.path_parameters or {}):
+        if len(name := case.path_parameters[field]) % 2:
+            case.path_parameters[field] = answers[len(name) % len(answers)]
+    if case.operation.path == "/v1/signed-feedback" and len(case.query["signature"]) % 2:
+        url = FeedbackUrls(store.keys, ServerSettings()).url(answers[: 1 + len(case.query["kind"])], base_url="")
+        case.query = parse_qs(urlsplit(url).query)
 
 
 def check_operation(
@@ -109,11 +118,12 @@ def check_operation(
     @given(case=operation.as_strategy(generation_mode=mode))
     def check(case: schemathesis.Case) -> None:
         if mode.is_positive:
-            aim(case.body, answers)
+            aim(case, deployment.store, answers)
+        # Where the key was left out to make the request wrong, it stays out.
+        with_key = mode.is_positive or "Authorization" in (case.headers or {})
+        headers = {"Authorization": f"Bearer {key}"} if with_key else {}
         before = deployment.store.latest_seq()
-        reply = case.call_and_validate(
-            session=session, headers={"Authorization": f"Bearer {key}"}, checks=CHECKS, timeout=60
-        )
+        reply = case.call_and_validate(session=session, headers=headers, checks=CHECKS, timeout=60)
         if reply.status_code >= 400:
             assert deployment.store.latest_seq() == before, f"{reply.status_code}, and yet something was stored"
 
