@@ -10,7 +10,9 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 
 class NoPostgreSQLError(RuntimeError):
@@ -34,14 +36,9 @@ def running_postgresql(*, fsync: bool = True) -> Iterator[str]:
     """
     initdb, pg_ctl = _program("initdb"), _program("pg_ctl")
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    # initdb refuses to run as root.
-    account = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.getuid() == 0 else {}
-    if account:
+    run = partial(_run, folder)
+    if account := _account():
         shutil.chown(folder, account["user"], account["group"])
-
-    def run(*command: str) -> None:
-        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, **account)
-
     data, port = str(folder / "data"), _free_port()
     options = f"-p {port} -k '' -c listen_addresses=127.0.0.1 -c fsync={'on' if fsync else 'off'}"
     try:
@@ -53,6 +50,43 @@ def running_postgresql(*, fsync: bool = True) -> Iterator[str]:
             run(pg_ctl, "stop", "-w", "-D", data, "-m", "immediate")
     finally:
         shutil.rmtree(folder)
+
+
+def restart_postgresql(url: str) -> None:
+    """
+    Restarts a server as a crash would: what it does is cut off, and it recovers from its write-ahead log.
+
+    Args:
+        url (`str`):
+            The server's, from [`running_postgresql`].
+    """
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        row = connection.execute("SHOW data_directory").fetchone()
+    assert row is not None
+    data = Path(row[0])
+    _run(
+        data.parent,
+        _program("pg_ctl"),
+        "restart",
+        "-w",
+        "-D",
+        str(data),
+        "-l",
+        str(data.parent / "log"),
+        "-m",
+        "immediate",
+    )
+
+
+def _account() -> dict[str, Any]:
+    # initdb refuses to run as root.
+    return {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.getuid() == 0 else {}
+
+
+def _run(folder: Path, *command: str) -> None:
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, **_account())
 
 
 def _program(name: str) -> str:
