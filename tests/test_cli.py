@@ -124,6 +124,8 @@ def test_an_export_of_nothing_is_refused(url, tmp_path, capsys):
         (["export", "--format", "pairs", "--output", "x"], "unknown format `pairs`"),
         (["import", "/no/such/file.jsonl"], "cannot load the dataset `/no/such/file.jsonl`"),
         (["serve", "--policy", "/no/such/model"], "/no/such/model"),
+        (["serve", "--upstream", "localhost:1"], "the upstream localhost:1 is not the URL of a server"),
+        (["serve", "--policy", ".", "--upstream-model", "m"], "are for an upstream server"),
         (["keys", "create", "--scope", "chatt"], "unknown scope `chatt`; did you mean `chat`?"),
         (["keys", "revoke", "key-1"], "no key has the id 'key-1'"),
     ],

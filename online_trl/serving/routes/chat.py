@@ -65,7 +65,7 @@ def chat_router(service: Service) -> APIRouter:
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
         return EventStream(first, reply, headers) if body.stream else await _whole(first, reply, headers)
 
-    @router.get("/v1/models")
+    @router.get("/v1/models", responses=error_responses(500, 502, 504))
     async def list_models() -> ModelList:
         """Lists what `model` may be."""
         return await _model_list(service.engine)
