@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 
 from serving.deployment import Deployment, deployed
+from serving.visitor import Visitor, chromium
 
 CONTEXT_LENGTH = 1024
 PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
@@ -42,6 +44,21 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, policy_folders: list[Pa
     """A server of this module's own, with `policy-0001` live and `policy-0002` beside it."""
     with deployed(tmp_path_factory.mktemp("deployment"), policy_folders) as deployment:
         yield deployment
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visitor(browser: Browser, deployment: Deployment) -> Iterator[Visitor]:
+    """Somebody who opens the page of the module's server for the first time."""
+    with browser.new_context() as context:
+        visitor = Visitor(context.new_page(), deployment.store)
+        visitor.page.goto(deployment.server.url)
+        yield visitor
 
 
 def _make_tokenizer() -> Any:

@@ -1,41 +1,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Route, expect
+from playwright.sync_api import expect
 
-from online_trl.types import Feedback, FeedbackSource, Scope
-from serving.deployment import Deployment, deployed
-from serving.visitor import COMPLETIONS, FEEDBACK, LOW_CONTRAST, OVERFLOWING, Visitor, chromium
+from online_trl.types import FeedbackSource
+from serving.deployment import Deployment
+from serving.visitor import FEEDBACK, LOW_CONTRAST, OVERFLOWING, QUESTION, Visitor, chain
 
-QUESTION, NEXT_QUESTION = "How do I reset my password?", "And where do I find it?"
+NEXT_QUESTION = "And where do I find it?"
 FAIR = {"score": 3, "low": 1, "high": 5}
 PHONE_WIDTH = 360
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def visitor(browser: Browser, deployment: Deployment) -> Iterator[Visitor]:
-    with browser.new_context() as context:
-        visitor = Visitor(context.new_page(), deployment.store)
-        visitor.page.goto(deployment.server.url)
-        yield visitor
-
-
-def chain(statements: list[Feedback]) -> list[int | None]:
-    """Returns for each statement the number of the one that it supersedes."""
-    numbers = {row.feedback_id: number for number, row in enumerate(statements)}
-    return [row.supersedes and numbers[row.supersedes] for row in statements]
 
 
 def test_page_and_its_files_are_served_with_safe_headers(deployment: Deployment):
@@ -124,6 +102,7 @@ def test_another_answer_is_asked_for_and_the_earlier_one_stays_readable(visitor:
     first, second = visitor.answers()
     assert first.prompt == second.prompt
     assert first.session_id == second.session_id
+    assert second.regenerates == first.interaction_id
     (signal,) = visitor.statements()
     assert (signal.kind.value, signal.interaction_ids, signal.value, signal.source.value) == (
         "implicit",
@@ -137,16 +116,22 @@ def test_another_answer_is_asked_for_and_the_earlier_one_stays_readable(visitor:
     assert visitor.said()[1] == ("binary", [second.interaction_id], True)
 
 
-def test_copying_an_answer_is_told_once(visitor: Visitor, deployment: Deployment):
-    visitor.page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=deployment.server.url)
+@pytest.mark.parametrize("is_secure", [True, False])
+def test_copying_an_answer_is_told_once(visitor: Visitor, deployment: Deployment, is_secure: bool):
+    if is_secure:
+        visitor.page.context.grant_permissions(["clipboard-write"], origin=deployment.server.url)
+    else:
+        visitor.page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
     visitor.ask(QUESTION)
     visitor.say("Copy")
     visitor.button("Copy").click()
+    expect(visitor.page.get_by_text("Copied.")).to_be_visible()
     visitor.say("Good answer")
     (answer,) = visitor.answers()
     ids = [answer.interaction_id]
     assert visitor.said() == [("implicit", ids, "copy"), ("binary", ids, True)]
-    assert visitor.page.evaluate("navigator.clipboard.readText()") == answer.completion[0]["content"]
+    visitor.page.get_by_label("Your message").press("ControlOrMeta+v")
+    expect(visitor.page.get_by_label("Your message")).to_have_value(answer.completion[0]["content"])
 
 
 def test_two_answers_are_compared_and_the_better_one_is_gone_on_from(visitor: Visitor):
@@ -235,6 +220,7 @@ def test_conversation_outlives_a_reload_and_a_new_one_has_another_session(visito
     first, second, other = visitor.answers()
     assert second.prompt == [*first.prompt, *first.completion, {"role": "user", "content": NEXT_QUESTION}]
     assert first.session_id == second.session_id != other.session_id
+    assert second.parent_id == first.interaction_id
     assert other.prompt == [{"role": "user", "content": QUESTION}]
     assert chain(visitor.statements()) == [None, 0]
 
@@ -274,105 +260,6 @@ def test_everything_is_done_without_a_mouse(visitor: Visitor):
     assert visitor.problems == []
 
 
-def test_stopped_answer_is_kept_as_what_was_shown(visitor: Visitor):
-    visitor.max_tokens = None
-    visitor.page.get_by_label("Your message").fill(QUESTION)
-    visitor.button("Send").click()
-    expect(visitor.button("Stop")).to_be_focused()
-    expect(visitor.page.locator(".answer .text")).not_to_have_text("…")
-    visitor.button("Stop").click()
-    expect(visitor.page.get_by_text("stopped by you")).to_be_visible()
-    expect(visitor.page.get_by_label("Your message")).to_be_focused()
-    visitor.say("Bad answer")
-    (answer,) = visitor.answers()
-    assert answer.sampling["finish_reason"] == "cancelled"
-    assert answer.completion[0]["content"].startswith(visitor.page.locator(".answer .text").inner_text())
-    assert visitor.said() == [("binary", [answer.interaction_id], False)]
-
-
-def test_broken_stream_shows_what_came_and_offers_to_ask_again(visitor: Visitor):
-    def cut(route: Route) -> None:
-        reply = route.fetch(post_data=visitor.shortened(route))
-        route.fulfill(response=reply, body=reply.body()[: len(reply.body()) // 2])
-
-    visitor.page.route(COMPLETIONS, cut, times=1)
-    visitor.ask(QUESTION)
-    expect(visitor.page.get_by_role("alert")).to_have_text(
-        "The connection to the server was lost. What came is shown."
-    )
-    expect(visitor.page.get_by_text("incomplete")).to_be_visible()
-    assert visitor.page.locator(".answer .text").inner_text() not in ("", "…")
-    expect(visitor.button("Good answer")).to_have_count(0)
-    visitor.button("Ask again").click()
-    expect(visitor.button("Good answer")).to_be_visible()
-    expect(visitor.page.get_by_role("alert")).to_be_hidden()
-    visitor.say("Good answer")
-    assert visitor.said() == [("binary", [visitor.answers()[-1].interaction_id], True)]
-
-
-def test_errors_are_shown_in_words(visitor: Visitor):
-    visitor.ask("long " * 2000)
-    expect(visitor.page.get_by_role("alert")).to_contain_text("Start a new conversation to go on.")
-    visitor.button("New conversation").click()
-    visitor.page.context.set_offline(True)
-    visitor.ask(QUESTION)
-    expect(visitor.page.get_by_role("alert")).to_contain_text("The connection to the server was lost.")
-    visitor.page.context.set_offline(False)
-    visitor.button("Ask again").click()
-    expect(visitor.button("Good answer")).to_be_visible()
-    assert len(visitor.answers()) == 1
-
-
-def test_feedback_without_a_connection_is_sent_once_there_is_one(visitor: Visitor):
-    visitor.ask(QUESTION)
-    visitor.page.context.set_offline(True)
-    visitor.button("Good answer").click()
-    expect(visitor.page.locator(".said")).to_contain_text("Not sent yet")
-    expect(visitor.page.get_by_text("One reaction waits to be sent.")).to_be_visible()
-    assert visitor.statements() == []
-    with visitor.saying():
-        visitor.page.context.set_offline(False)
-    expect(visitor.page.get_by_text("Recorded.")).to_be_visible()
-    assert [value for _, _, value in visitor.said()] == [True]
-
-
-def test_feedback_of_which_the_receipt_was_lost_is_stored_once(visitor: Visitor):
-    def lose_receipt(route: Route) -> None:
-        assert route.fetch().status == 201
-        route.abort()
-
-    visitor.ask(QUESTION)
-    visitor.page.route(FEEDBACK, lose_receipt, times=1)
-    visitor.say("Good answer")
-    expect(visitor.page.get_by_text("Recorded.")).to_be_visible()
-    assert [value for _, _, value in visitor.said()] == [True]
-
-
-@pytest.mark.parametrize("fail", [lambda route: route.abort(), lambda route: route.fulfill(status=503, body="busy")])
-def test_unsent_feedback_outlives_a_reload_in_its_order(visitor: Visitor, fail: Callable[[Route], None]):
-    visitor.ask(QUESTION)
-    visitor.page.route(FEEDBACK, fail)
-    visitor.button("Good answer").click()
-    visitor.button("Bad answer").click()
-    expect(visitor.page.get_by_text("2 reactions wait to be sent.")).to_be_visible()
-    visitor.page.unroute(FEEDBACK)
-    visitor.page.reload()
-    expect(visitor.page.get_by_text("Recorded.")).to_be_visible()
-    assert [value for _, _, value in visitor.said()] == [True, False]
-    assert chain(visitor.statements()) == [None, 0]
-
-
-def test_feedback_that_the_server_refuses_is_told_and_undone(visitor: Visitor):
-    visitor.ask(QUESTION)
-    refusal = {"error": {"message": "no feedback today", "type": "invalid_request_error"}}
-    visitor.page.route(FEEDBACK, lambda route: route.fulfill(status=403, json=refusal), times=1)
-    visitor.button("Good answer").click()
-    expect(visitor.page.get_by_text("The server did not take it: no feedback today")).to_be_visible()
-    expect(visitor.button("Good answer")).to_have_attribute("aria-pressed", "false")
-    visitor.say("Good answer")
-    assert chain(visitor.statements()) == [None]
-
-
 def test_visitor_sees_what_is_recorded_and_changes_and_forgets_the_id(visitor: Visitor):
     expect(visitor.page.get_by_text("Recorded: your messages, the answers and your reactions")).to_be_visible()
     drawn = visitor.user_id
@@ -394,29 +281,6 @@ def test_visitor_sees_what_is_recorded_and_changes_and_forgets_the_id(visitor: V
     kept = visitor.page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
     assert "ada of page" not in kept
     assert drawn not in kept
-
-
-def test_key_is_asked_for_and_the_visitor_goes_on(browser: Browser, tmp_path: Path, policy_folders: list[Path]):
-    with deployed(tmp_path, policy_folders[:1]) as deployment, browser.new_context() as context:
-        key, _ = deployment.store.keys.create([Scope.CHAT, Scope.FEEDBACK], name="page")
-        visitor = Visitor(context.new_page(), deployment.store)
-        visitor.page.goto(deployment.server.url)
-        visitor.page.get_by_label("Your message").fill(QUESTION)
-        visitor.button("Send").click()
-        dialog = visitor.page.get_by_role("dialog", name="This server asks for a key")
-        visitor.page.get_by_label("Key", exact=True).fill("sk-wrong")
-        visitor.button("Go on").click()
-        expect(dialog).to_contain_text("The server does not accept this key.")
-        visitor.button("Not now").click()
-        expect(visitor.page.get_by_role("alert")).to_be_visible()
-        visitor.button("Ask again").click()
-        visitor.page.get_by_label("Key", exact=True).fill(key)
-        visitor.button("Go on").click()
-        visitor.say("Good answer")
-        visitor.page.reload()
-        visitor.say("Bad answer")
-        assert [value for _, _, value in visitor.said()] == [True, False]
-        assert len(visitor.answers()) == 1
 
 
 def visit_every_mode(visitor: Visitor) -> None:
@@ -451,3 +315,13 @@ def test_every_control_has_a_name_and_every_text_is_readable_on_every_screen(vis
     visitor.page.set_viewport_size({"width": PHONE_WIDTH, "height": 720})
     assert visitor.page.evaluate(OVERFLOWING) == []
     assert visitor.page.evaluate("document.documentElement.scrollWidth") == PHONE_WIDTH
+
+
+def test_pressed_buttons_can_be_told_from_others_where_colours_are_forced(visitor: Visitor):
+    visitor.ask(QUESTION)
+    visitor.say("Good answer")
+    visitor.page.emulate_media(forced_colors="active")
+    backgrounds = visitor.page.locator("[data-thumb]").evaluate_all(
+        "all => all.map(b => getComputedStyle(b).backgroundColor)"
+    )
+    assert len(set(backgrounds)) == 2

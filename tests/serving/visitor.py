@@ -24,6 +24,7 @@ CHROMIUM_ARGS = [
     "--disable-sync",
     "--no-first-run",
 ]
+QUESTION = "How do I reset my password?"
 FEEDBACK, COMPLETIONS = "**/v1/feedback", "**/v1/chat/completions"
 MOST_TAB_STOPS = 80
 NAME_OF_FOCUS = """() => {
@@ -73,6 +74,12 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+def chain(statements: list[Feedback]) -> list[int | None]:
+    """Returns for each statement the number of the one that it supersedes."""
+    numbers = {row.feedback_id: number for number, row in enumerate(statements)}
+    return [row.supersedes and numbers[row.supersedes] for row in statements]
+
+
 @dataclass
 class Visitor:
     """A page of their own, where answers have at most `max_tokens` tokens, and the log that they write to."""
@@ -94,7 +101,7 @@ class Visitor:
 
     @property
     def user_id(self) -> str:
-        return self.page.locator("[data-user-id]").inner_text()
+        return self.page.locator("#user").inner_text()
 
     def button(self, name: str, *, exact: bool = True) -> Locator:
         return self.page.get_by_role("button", name=name, exact=exact)

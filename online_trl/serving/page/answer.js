@@ -26,6 +26,7 @@ export class AnswerView {
   update() {
     const { text, version, state } = this.answer;
     const isComing = state === "coming";
+    this.element.hidden = state === "broken" && !text;
     this.element.setAttribute("aria-busy", String(isComing));
     this.#text.textContent = text || (isComing ? "…" : "(an empty answer)");
     this.#text.classList.toggle("soft", !text);

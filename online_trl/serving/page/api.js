@@ -30,10 +30,12 @@ export class Api {
     this.#keyring = keyring;
   }
 
-  /** Returns the server's reply to feedback, as soon as the feedback is in the log. */
+  /** Returns once feedback is in the log. */
   async sendFeedback(feedback) {
     const response = await this.#post("v1/feedback", feedback);
-    return response.json();
+    const receipt = await parsed(response);
+    // The page of a hotel's network is a reply, too, but no receipt.
+    if (receipt?.feedback_id !== feedback.feedback_id) throw new ConnectionLost();
   }
 
   /** Yields the answers piece by piece: `{index, id, version, text, isLast}`. */
@@ -79,17 +81,17 @@ function asConnectionLost(error) {
 
 async function refusalOf(response) {
   const retryAfter = Number(response.headers.get("Retry-After")) || null;
-  const text = await response.text();
-  return new Refusal(response.status, parsedError(text) ?? { message: `HTTP ${response.status}` }, retryAfter);
+  const reply = await parsed(response);
+  return new Refusal(response.status, reply?.error ?? { message: `HTTP ${response.status}` }, retryAfter);
 }
 
-function parsedError(text) {
+/** Returns the JSON of a response; `null` if it has none, as what a proxy replies in the server's place. */
+async function parsed(response) {
   try {
-    return JSON.parse(text).error ?? null;
+    return await response.json();
   } catch (error) {
-    // A proxy between us and the server replies in its own format.
     if (error instanceof SyntaxError) return null;
-    throw error;
+    throw asConnectionLost(error);
   }
 }
 

@@ -28,6 +28,8 @@ export class Outbox extends EventTarget {
     super();
     this.#api = api;
     addEventListener("online", () => this.send());
+    // Another tab sends what this one left, and the other way round.
+    addEventListener("storage", () => this.#tell());
   }
 
   /** Number of statements that the server does not have yet. */

@@ -1,6 +1,6 @@
 // The page: a conversation with the deployed policy, and what its user says about the answers.
 
-import { Api, ConnectionLost } from "./api.js";
+import { Api, ConnectionLost, Refusal } from "./api.js";
 import { awaitedAnswer, Conversation } from "./conversation.js";
 import { Keyring } from "./keyring.js";
 import { Opinions } from "./opinions.js";
@@ -37,7 +37,7 @@ async function ask(turn) {
   conversation.save();
   await answering(turn, viewOf(turn));
   conversation.save();
-  viewOf(turn)?.showAnswers();
+  keepingTheEndInSight(() => viewOf(turn)?.showAnswers());
   outbox.send();
 }
 
@@ -52,6 +52,7 @@ async function answering(turn, view) {
     announce(turn.answers.map((answer) => answer.text).join("\n"));
   } catch (error) {
     say(endEarly(turn, error));
+    if (!isExpected(error)) throw error;
   } finally {
     stopping = null;
     showBusy(false);
@@ -75,15 +76,19 @@ function endEarly(turn, error) {
   for (const answer of turn.answers) {
     if (answer.state === "coming") answer.state = isStopped && answer.text ? "stopped" : "broken";
   }
-  turn.trouble = isStopped ? "Stopped before there was an answer." : inWords(error);
+  const hint = turn.answers.some(({ text }) => text) ? " What came is shown." : "";
+  turn.trouble = isStopped ? "Stopped before there was an answer." : inWords(error) + hint;
   return isStopped ? "Stopped." : "";
 }
 
+function isExpected(error) {
+  return error.name === "AbortError" || error instanceof ConnectionLost || error instanceof Refusal;
+}
+
 function inWords(error) {
-  if (error instanceof ConnectionLost) return `${error.message} What came is shown.`;
-  if (error.code === "context_length_exceeded") return `${error.message} Start a new conversation to go on.`;
-  if (error.status === 429) return `Too many requests. ${error.message}`;
-  return `The server could not answer. ${error.message}`;
+  if (error instanceof ConnectionLost) return error.message;
+  const said = `The server could not answer: ${error.message.replace(/\.?$/, ".")}`;
+  return error.code === "context_length_exceeded" ? `${said} Start a new conversation to go on.` : said;
 }
 
 /** Asks again, in place of an answer that is kept among the earlier ones. */
@@ -124,6 +129,7 @@ function showConversation() {
   views = conversation.turns.map(makeView);
   byId("conversation").replaceChildren(...views.map((view) => view.element));
   byId("welcome").hidden = views.length > 0;
+  byId("user").textContent = conversation.user;
 }
 
 function makeView(turn) {
@@ -140,7 +146,7 @@ function addTurn(question, count) {
   byId("conversation").append(view.element);
   byId("welcome").hidden = true;
   for (const earlier of views) earlier.update();
-  view.element.scrollIntoView({ block: "start" });
+  showTheEnd();
   return ask(view.turn);
 }
 
@@ -170,7 +176,11 @@ function keepingTheEndInSight(change) {
   const page = document.documentElement;
   const wasAtEnd = page.scrollHeight - page.clientHeight - page.scrollTop < 40;
   change();
-  if (wasAtEnd) page.scrollTop = page.scrollHeight;
+  if (wasAtEnd) showTheEnd();
+}
+
+function showTheEnd() {
+  document.documentElement.scrollTop = document.documentElement.scrollHeight;
 }
 
 function say(text) {

@@ -20,7 +20,7 @@ export class TurnView {
     this.#opinions = opinions;
     this.#actions = actions;
     this.element = fromTemplate("turn-template");
-    this.#one(".question").textContent = turn.question;
+    this.#one(".words").textContent = turn.question;
     this.#one(".answers").classList.add(turn.count === 2 ? "beside" : "stacked");
     this.#one(".ask-again").addEventListener("click", () => this.#again(actions.ask));
     this.showAnswers();

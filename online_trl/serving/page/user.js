@@ -17,7 +17,6 @@ export class UserIdentity {
     this.#onForget = onForget;
     if (!this.id) this.#keep(newUserId());
     this.#listen();
-    this.#show();
   }
 
   get id() {
@@ -40,7 +39,8 @@ export class UserIdentity {
   #use(event) {
     event.preventDefault();
     const id = this.#input.value.trim();
-    if (id && id !== this.id) this.#change(id);
+    if (id === this.id) this.#dialog.close();
+    else this.#change(id);
   }
 
   #forget() {
@@ -51,15 +51,10 @@ export class UserIdentity {
   #change(id) {
     this.#keep(id);
     this.#dialog.close();
-    this.#show();
     this.#onChange();
   }
 
   #keep(id) {
     localStorage.setItem(KEPT_AS, id);
-  }
-
-  #show() {
-    for (const place of document.querySelectorAll("[data-user-id]")) place.textContent = this.id;
   }
 }
