@@ -23,7 +23,9 @@ def test_stopped_answer_is_kept_as_what_was_shown(visitor: Visitor):
     visitor.say("Bad answer")
     (answer,) = visitor.answers()
     assert answer.sampling["finish_reason"] == "cancelled"
-    assert answer.completion[0]["content"].startswith(visitor.page.locator(".answer .text").inner_text())
+    shown = visitor.page.locator(".answer .text").text_content()
+    assert shown
+    assert answer.completion[0]["content"].startswith(shown)
     assert visitor.said() == [("binary", [answer.interaction_id], False)]
 
 

@@ -74,6 +74,11 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+def printable(text: str) -> str:
+    """Returns a text as a text field holds it; the tiny policies like control characters, text fields change them."""
+    return "".join(character for character in text if character.isprintable())
+
+
 def chain(statements: list[Feedback]) -> list[int | None]:
     """Returns for each statement the number of the one that it supersedes."""
     numbers = {row.feedback_id: number for number, row in enumerate(statements)}
@@ -87,6 +92,7 @@ class Visitor:
     page: Page
     store: FeedbackStore
     max_tokens: int | None = 12
+    asked: int = 0
     problems: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -97,7 +103,10 @@ class Visitor:
 
     def shortened(self, route: Route) -> str:
         """Returns the body of a request for an answer, with the length that this visitor's answers have."""
-        return json.dumps(route.request.post_data_json | {"max_tokens": self.max_tokens})
+        self.asked += 1
+        # The tiny policies may answer nothing, or what may not be sent back, but not with these settings.
+        settings = {"max_tokens": self.max_tokens, "temperature": 0.5, "seed": self.asked}
+        return json.dumps(route.request.post_data_json | settings)
 
     @property
     def user_id(self) -> str:
