@@ -25,7 +25,7 @@ from .erasure import erase_interaction, erase_user, erased_among, tombstones
 from .group import AddFeedback, AddInteractions, Result, RunTask, Screen
 from .keys import ApiKeys
 from .quarantine import QuarantinedFeedback, admitted_feedback, quarantined, quarantined_feedback, release
-from .related import related_feedback, related_regenerations
+from .related import read_by_index, related_feedback, related_regenerations
 from .rows import Record, counts, find, interval, position, select_records, storable, where_in
 from .tracing import Trace, trace
 from .writer import Writer
@@ -369,7 +369,7 @@ class FeedbackStore:
             upto (`int`):
                 Last `seq` to read.
         """
-        return self._read(Feedback, related_feedback(after=after, upto=upto))
+        return self._read_related(Feedback, related_feedback(after=after, upto=upto))
 
     def related_regenerations(self, *, after: int, upto: int) -> list[Interaction]:
         """
@@ -384,7 +384,7 @@ class FeedbackStore:
             upto (`int`):
                 Last `seq` to read.
         """
-        return self._read(Interaction, related_regenerations(after=after, upto=upto))
+        return self._read_related(Interaction, related_regenerations(after=after, upto=upto))
 
     def get_interactions(self, ids: Iterable[str]) -> dict[str, Interaction]:
         """Returns the interactions of these ids, by id; unknown ids are missing from the result."""
@@ -484,4 +484,9 @@ class FeedbackStore:
 
     def _read(self, record: type[Record], query: sa.Select[Any]) -> list[Record]:
         with self._database.reading() as connection:
+            return [record(**row) for row in connection.execute(query).mappings()]
+
+    def _read_related(self, record: type[Record], query: sa.Select[Any]) -> list[Record]:
+        with self._database.reading() as connection:
+            read_by_index(connection)
             return [record(**row) for row in connection.execute(query).mappings()]

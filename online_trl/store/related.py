@@ -17,6 +17,17 @@ _answers = schema.interactions.c
 _released = schema.quarantine_releases.c
 
 
+def read_by_index(connection: sa.Connection) -> None:
+    """
+    Keeps the database from reading whole tables for what follows in the transaction.
+
+    An interval touches few rows, however long the log is. PostgreSQL cannot know how few, and would rather scan.
+    """
+    if connection.dialect.name == "postgresql":
+        for method in ("seqscan", "hashjoin", "mergejoin"):
+            connection.exec_driver_sql(f"SET LOCAL enable_{method} = off")
+
+
 def related_feedback(*, after: int, upto: int) -> sa.Select[Any]:
     """Selects the feedback of the interval, that about its prompts, and what supersedes that, as far as it counts."""
     touched = _touched_prompts(after, upto)
