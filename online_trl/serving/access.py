@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fastapi import Request
 from fastapi.openapi.models import HTTPBearer
@@ -196,6 +197,7 @@ def sent_key(headers: Headers) -> str | None:
     return _password(value) if scheme.lower() == "basic" else None
 
 
+@lru_cache
 def is_loopback(host: str) -> bool:
     """Returns whether a host is this machine by its name: `localhost` or a loopback address."""
     if host == "localhost":

@@ -27,10 +27,11 @@ from .settings import ServerSettings
 GUARD_STATUSES = (400, 401, 403, 413, 429, 503)
 """Statuses of requests that come to no route: for what they are not, who sent them, how much, how often, or when."""
 
+# Routes are tried in this order: what comes most often comes first.
 _ROUTERS = (
+    feedback_router,
     chat_router,
     stored_completions_router,
-    feedback_router,
     signed_feedback_router,
     langfuse_router,
     trust_router,

@@ -7,10 +7,11 @@ log, a traceback is told by its types and places alone.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
@@ -43,12 +44,37 @@ def start_logging(stream: TextIO = sys.stderr, *, log_messages: bool) -> Filteri
     # It tells of every request that goes to an upstream server, which the log of requests does.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logger: FilteringBoundLogger = structlog.wrap_logger(
-        structlog.WriteLogger(stream),
+        structlog.WriteLogger(cast(TextIO, _Gathering(stream))),
         processors=common,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )
     return logger
+
+
+class _Gathering:
+    """
+    Writes the lines of all requests that end in one turn of the event loop at once.
+
+    A write lets other threads run, and the event loop then has to wait until it may go on: with a write for each
+    request, that would cost more than all else about it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lines: list[str] = []
+
+    def write(self, line: str) -> None:
+        self._lines.append(line)
+
+    def flush(self) -> None:
+        if len(self._lines) == 1:
+            asyncio.get_running_loop().call_soon(self._write_out)
+
+    def _write_out(self) -> None:
+        lines, self._lines = self._lines, []
+        self._stream.write("".join(lines))
+        self._stream.flush()
 
 
 def _processors(log_messages: bool) -> list[Processor]:
