@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 from fastapi import APIRouter, Depends, Response
-from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from ...store import StoreError
@@ -36,8 +35,9 @@ def operations_router(service: Service) -> APIRouter:
     @router.get(
         "/metrics",
         dependencies=[Depends(requires(Scope.ADMIN))],
-        response_class=PlainTextResponse,
-        responses=error_responses(503),
+        # A class with a media type of its own would have the errors described as being of that type.
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **error_responses(503)},
     )
     async def read_metrics() -> Response:
         """Returns what the server did so far, in Prometheus's text format."""
