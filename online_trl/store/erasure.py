@@ -120,6 +120,8 @@ def _erase(
     insert_rows(connection, schema.erased, _entries(connection, answers, said, seq))
     move_position(connection, seq)
     _delete(connection, answers, said)
+    if subject is ErasedSubject.USER:
+        _drop_names(connection)
     return _read(connection, sa.select(*_tombstones).where(_tombstones.seq == seq))[0]
 
 
@@ -188,6 +190,13 @@ def _delete(connection: sa.Connection, answers: set[str], said: set[str]) -> Non
     ):
         _delete_in(connection, column, seqs)
     _delete_in(connection, _answers.interaction_id, sorted(answers))
+
+
+def _drop_names(connection: sa.Connection) -> None:
+    """Builds the indexes of SQLite anew: pages that were split keep copies of names. No index holds a message."""
+    if connection.dialect.name == "sqlite":
+        for table in (schema.interactions, schema.feedback):
+            connection.exec_driver_sql(f"REINDEX {table.name}")
 
 
 def _delete_in(connection: sa.Connection, column: sa.Column[Any], values: Sequence[Any]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from datasets import Dataset
 from online_trl.preferences import import_dataset, read_preferences
 from online_trl.store import ErasedError, FeedbackStore, Screening, Trace, UnknownInteractionError, UnknownUserError
 from online_trl.store.erasure import subject_hash
-from online_trl.types import ErasedSubject, Feedback, FeedbackKind, Interaction
+from online_trl.types import ErasedSubject, Feedback, FeedbackKind, Interaction, new_id
 
 SECRET = "my number is 0815 4711"
 
@@ -205,6 +206,18 @@ def test_the_bytes_are_gone_from_the_files_of_sqlite(tmp_path):
         assert _files_with(tmp_path, SECRET) == []
         assert store.summary().interactions == 50
     assert _files_with(tmp_path, SECRET) == []
+
+
+def test_the_name_is_gone_from_the_indexes_of_sqlite(tmp_path):
+    rng = random.Random(0)
+    with FeedbackStore(f"sqlite:///{tmp_path / 'feedback.db'}") as store:
+        for _ in range(20):
+            users = ["ada-lovelace-1815" if rng.random() < 0.05 else f"user {rng.random()}" for _ in range(100)]
+            answers = store.add_interactions([interaction(user_id=user, session_id=user) for user in users])
+            rows = [said("binary", [row], True, user_id=row.user_id, idempotency_key=new_id()) for row in answers]
+            store.add_feedback_batch(rows)
+        store.erase_user("ada-lovelace-1815")
+    assert _files_with(tmp_path, "ada-lovelace-1815") == []
 
 
 def _files_with(folder: Path, text: str) -> list[str]:
