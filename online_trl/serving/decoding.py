@@ -111,12 +111,9 @@ class Policy:
         if any(not isinstance(message["content"], str) for message in messages):
             raise InvalidPromptError("a message holds parts that are no text; the policy reads only text")
         try:
-            text = self.tokenizer.apply_chat_template(
-                [{"role": message["role"], "content": message["content"]} for message in messages],
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-        except jinja2.TemplateError as error:
+            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        # A template is a program, and fields such as `name` or `tool_calls` may be of a type that it does not expect.
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise InvalidPromptError(f"the chat template refuses these messages: {error}") from error
         # The template has already put the special tokens in.
         return list[int](self.tokenizer(text, add_special_tokens=False)["input_ids"])

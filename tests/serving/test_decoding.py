@@ -176,6 +176,15 @@ def test_refused_prompts_do_not_disturb_the_batch(policy: Policy):
     assert answer.completion_ids == whole_answers(policy, [good])[0].completion_ids
 
 
+def test_template_sees_all_fields_and_may_not_expect_them(policy: Policy, monkeypatch: pytest.MonkeyPatch):
+    template = "{% for message in messages %}{{ message.name + ': ' + message.content }}{% endfor %}"
+    monkeypatch.setattr(policy.tokenizer, "chat_template", template)
+    named = {"role": "user", "content": "Hi", "name": "Ada"}
+    assert policy.decode(policy.encode([named])) == "Ada: Hi"
+    with pytest.raises(InvalidPromptError, match="the chat template refuses these messages: unsupported operand"):
+        policy.encode([named | {"name": 5}])
+
+
 def test_cancelled_row_leaves_the_batch(policy: Policy):
     rows = [Row(policy, request(question, GREEDY), 0, streaming=True) for question in QUESTIONS[:2]]
     received: dict[Row, list[Generation]] = {row: [] for row in rows}
