@@ -266,8 +266,9 @@ def test_health_is_told_while_an_answer_is_generated(deployment: Deployment):
     ) as reply:
         lines = filter(None, reply.iter_lines())
         first = json.loads(next(lines).removeprefix("data: "))
-        # The answer is in the log once it is complete: it was not when this was told.
-        assert deployment.http.get("/healthz").json()["latest_seq"] == before
+        assert deployment.http.get("/healthz").json()["policy_version"] == "policy-0001"
+        # The answer is in the log once it is complete: it was not when that was told.
+        assert deployment.store.latest_seq() == before
         assert list(lines)[-1] == "data: [DONE]"
     assert len(row_of(deployment, first["id"]).completion_ids or []) == 900
 
