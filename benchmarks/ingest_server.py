@@ -7,6 +7,7 @@ The server under load, in a process of its own: the real app over a log, or an a
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import httpx
 import sqlalchemy as sa
@@ -22,6 +24,8 @@ from fastapi import FastAPI
 
 from online_trl.serving.app import create_app
 from online_trl.serving.engine import Engine
+from online_trl.serving.logs import start_logging
+from online_trl.serving.server import SWITCH_SECONDS
 from online_trl.store import FeedbackStore
 
 
@@ -59,9 +63,9 @@ def _empty_app() -> FastAPI:
     return app
 
 
-def _log_app(store: FeedbackStore) -> FastAPI:
+def _log_app(store: FeedbackStore, lines: TextIO) -> FastAPI:
     engine: Engine = _NoEngine()  # type: ignore[assignment]
-    app = create_app(store=store, engine=engine)
+    app = create_app(store=store, engine=engine, log=start_logging(lines, log_messages=False))
     counted = 0
 
     @sa.event.listens_for(sa.Engine, "commit")
@@ -80,15 +84,16 @@ def main(store_url: str | None) -> None:
     # Only where the protocol is given, asyncio turns off Nagle's algorithm.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
+    sys.setswitchinterval(SWITCH_SECONDS)
     if store_url is None:
         _run(_empty_app(), listener)
     else:
-        with FeedbackStore(store_url) as store, store.claimed():
-            _run(_log_app(store), listener)
+        with FeedbackStore(store_url) as store, store.claimed(), Path(os.devnull).open("w") as lines:
+            _run(_log_app(store, lines), listener)
 
 
 def _run(app: FastAPI, listener: socket.socket) -> None:
-    config = uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False)
+    config = uvicorn.Config(app, lifespan="off", log_config=None, log_level="warning", access_log=False)
     print(json.dumps(listener.getsockname()[1]), flush=True)
     uvicorn.Server(config).run(sockets=[listener])
 

@@ -12,6 +12,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -35,6 +36,9 @@ EngineType = TypeVar("EngineType", bound=Engine)
 
 # Clients keep connections open between requests; a server that hangs up first breaks the request that is on its way.
 _KEEP_ALIVE_SECONDS = 75
+
+SWITCH_SECONDS = 0.0005
+"""The log's writer gives the interpreter away at every row; how long the event loop may keep it then."""
 
 
 def serve(
@@ -88,6 +92,7 @@ def serve(
         engine = _upstream_engine(upstream, upstream_model, upstream_token_ids)
     else:
         engine = _local_engine(_policy_source(registry_root, policy))
+    sys.setswitchinterval(SWITCH_SECONDS)
     with FeedbackStore(store_url) as store, store.claimed():
         _check_host(host, store)
         with contextlib.closing(_listen(host, port)) as listener:
