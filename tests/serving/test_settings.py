@@ -20,6 +20,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "origin that no browser sends": ({"allowed_origins": ["https://A.example"]}, "in lower case"),
     "origin with a path": ({"allowed_origins": ["https://a.example/"]}, "without a path"),
     "URL with a path": ({"public_url": "https://a.example/chat"}, "`public_url` names .* without a path"),
+    "bounds, highest first": ({"rating_bounds": {"stars": [5, 1]}}, "'stars' the bounds 5.0 and 1.0"),
+    "bounds without an end": ({"rating_bounds": {"stars": [0, float("inf")]}}, "must be finite"),
+    "bounds that are one number": ({"rating_bounds": {"stars": 5}}, "`rating_bounds` in server.yaml"),
 }
 
 
@@ -33,3 +36,5 @@ def test_settings_are_read():
     values = {"allowed_origins": ["https://a.example:8443"], "rate_limit_per_key": "20 per 10 second"}
     assert read_settings(values, where="server.yaml") == ServerSettings(**values)
     assert read_settings({}, where="server.yaml") == ServerSettings()
+    bounds = read_settings({"rating_bounds": {"stars": [1, 5]}}, where="server.yaml").rating_bounds
+    assert bounds == {"stars": (1, 5)}
