@@ -117,6 +117,16 @@ def test_unsent_feedback_outlives_a_reload_in_its_order(visitor: Visitor, fail: 
     assert chain(visitor.statements()) == [None, 0]
 
 
+def test_connection_that_dies_without_a_word_is_given_up(visitor: Visitor):
+    visitor.page.evaluate(
+        "AbortSignal.timeout = ((timeout) => () => timeout(500))(AbortSignal.timeout.bind(AbortSignal))"
+    )
+    visitor.ask(QUESTION)
+    visitor.page.route(FEEDBACK, lambda route: None, times=1)
+    visitor.say("Good answer")
+    assert [value for _, _, value in visitor.said()] == [True]
+
+
 def test_reply_of_another_network_is_no_receipt(visitor: Visitor):
     visitor.ask(QUESTION)
     visitor.page.route(FEEDBACK, lambda route: route.fulfill(status=200, body="<p>Welcome to our hotel</p>"), times=1)

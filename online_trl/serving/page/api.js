@@ -1,5 +1,8 @@
 // What the page asks of the server.
 
+// A connection that died without a word is given up after this many milliseconds.
+const PATIENCE = 30_000;
+
 /** The server could not be reached, or the connection broke. */
 export class ConnectionLost extends Error {
   constructor() {
@@ -32,7 +35,7 @@ export class Api {
 
   /** Returns once feedback is in the log. */
   async sendFeedback(feedback) {
-    const response = await this.#post("v1/feedback", feedback);
+    const response = await this.#post("v1/feedback", feedback, {}, AbortSignal.timeout(PATIENCE));
     const receipt = await parsed(response);
     // The page of a hotel's network is a reply, too, but no receipt.
     if (receipt?.feedback_id !== feedback.feedback_id) throw new ConnectionLost();
@@ -76,7 +79,8 @@ async function reach(path, options) {
 }
 
 function asConnectionLost(error) {
-  return error instanceof TypeError ? new ConnectionLost() : error;
+  const isLost = error instanceof TypeError || error.name === "TimeoutError";
+  return isLost ? new ConnectionLost() : error;
 }
 
 async function refusalOf(response) {
