@@ -28,10 +28,11 @@ from starlette.types import Scope as Connection
 from ..store import ApiKey, ApiKeys, StoreError, key_digest
 from ..types import Scope
 from .errors import RefusalError, error_response
+from .feedback_url import PATH as SIGNED_FEEDBACK
 from .rate_limits import RateLimits
 
 PUBLIC_PATHS = frozenset(
-    {"/", "/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/v1/signed-feedback"}
+    {"/", "/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", SIGNED_FEEDBACK}
 )
 """Paths that no key is asked for: the page, the probes, the API's description, and what a signature protects."""
 PUBLIC_FOLDER = "/page/"
