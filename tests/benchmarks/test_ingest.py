@@ -7,7 +7,7 @@ INGEST = Path(__file__).parents[2] / "benchmarks" / "ingest.py"
 
 
 def test_the_benchmark_compares_the_service_with_an_empty_handler_and_the_bare_database(tmp_path):
-    sizes = ["--clients", "2", "--seconds", "1", "--turns", "1", "--short", "30", "--rows", "1600"]
+    sizes = ["--clients", "2", "--seconds", "0.5", "--turns", "1", "--short", "30", "--rows", "1600"]
     output = tmp_path / "results.json"
     command = [sys.executable, str(INGEST), *sizes, "--databases", "sqlite", "--reads", "2", "--output", str(output)]
     subprocess.run(command, check=True)
