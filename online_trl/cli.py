@@ -19,7 +19,7 @@ from .dataset_import import DatasetFormatError
 from .lineage import feedback_behind, ingredients, uses
 from .migrations import REVISIONS
 from .registry import ModelRegistry, RegistryError
-from .store import FeedbackStore, StoreError, Trace
+from .store import FeedbackStore, LogReader, StoreError, Trace, open_store
 from .types import ErasedSubject, InvalidRecordError, ModelRole, Purpose, Scope
 
 EXPORT_FORMATS = ("preference", "unpaired", "prompt")
@@ -83,8 +83,11 @@ def _demo(args: argparse.Namespace) -> None:
     run_demo(trainer=args.trainer, seed=args.seed, rounds=args.rounds, output_dir=args.output_dir, resume=args.resume)
 
 
-def _add_store(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", required=True, metavar="URL", help="the feedback log: sqlite:///feedback.db")
+def _add_store(parser: argparse.ArgumentParser, *, also_remote: bool = False) -> None:
+    remote = ", or https://chat.example.org for that of a server" if also_remote else ""
+    parser.add_argument(
+        "--store", required=True, metavar="URL", help=f"the feedback log: sqlite:///feedback.db{remote}"
+    )
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
@@ -143,7 +146,7 @@ def _import(args: argparse.Namespace) -> None:
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
-    _add_store(parser)
+    _add_store(parser, also_remote=True)
     parser.add_argument("--format", default="preference", help=f"one of: {', '.join(EXPORT_FORMATS)}")
     parser.add_argument(
         "--output", required=True, type=Path, help="a .jsonl or .parquet file, or a folder for `load_from_disk`"
@@ -158,7 +161,7 @@ def _export(args: argparse.Namespace) -> None:
     check_choice("format", args.format, EXPORT_FORMATS)
     from .preferences import preference_dataset, prompt_dataset, read_preferences, unpaired_dataset
 
-    with FeedbackStore(args.store) as store:
+    with open_store(args.store) as store:
         preferences = read_preferences(store, after=0, upto=store.latest_seq())
         interactions = store.interactions(purpose=Purpose.CHAT)
     dataset = {
@@ -174,14 +177,14 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _add_status(parser: argparse.ArgumentParser) -> None:
-    _add_store(parser)
+    _add_store(parser, also_remote=True)
     parser.add_argument("--registry", type=Path, metavar="DIR", help="the model registry")
     parser.set_defaults(run=_status)
 
 
 def _status(args: argparse.Namespace) -> None:
     console = Console()
-    with FeedbackStore(args.store) as store:
+    with open_store(args.store) as store:
         summary = store.summary()
     log = Table("what", "rows", title=f"The log {args.store}", title_justify="left")
     log.add_row("answers", str(summary.interactions))
@@ -322,7 +325,7 @@ def _add_lineage(parser: argparse.ArgumentParser) -> None:
 
 def _lineage(args: argparse.Namespace) -> None:
     registry = ModelRegistry(args.registry)
-    with FeedbackStore(args.store) if args.store is not None else contextlib.nullcontext() as store:
+    with open_store(args.store) if args.store is not None else contextlib.nullcontext() as store:
         report, table = _made_of(registry, store, args) if args.version else _used_by(registry, store, args)
     if args.json:
         print(json.dumps(report, indent=1))
@@ -331,7 +334,7 @@ def _lineage(args: argparse.Namespace) -> None:
 
 
 def _used_by(
-    registry: ModelRegistry, store: FeedbackStore | None, args: argparse.Namespace
+    registry: ModelRegistry, store: LogReader | None, args: argparse.Namespace
 ) -> tuple[dict[str, Any], Table]:
     asked, title = _traced(store, args)
     found = uses(registry, feedback_ids=asked.feedback_ids, interactions=asked.interactions)
@@ -347,7 +350,7 @@ def _used_by(
     return report, table
 
 
-def _traced(store: FeedbackStore | None, args: argparse.Namespace) -> tuple[Trace, str]:
+def _traced(store: LogReader | None, args: argparse.Namespace) -> tuple[Trace, str]:
     if args.feedback is not None:
         erased = store.erased_among([args.feedback]) if store is not None else ()
         trace = Trace(feedback_ids=frozenset([args.feedback]), erased=frozenset(erased))
@@ -365,7 +368,7 @@ def _traced(store: FeedbackStore | None, args: argparse.Namespace) -> tuple[Trac
 
 
 def _made_of(
-    registry: ModelRegistry, store: FeedbackStore | None, args: argparse.Namespace
+    registry: ModelRegistry, store: LogReader | None, args: argparse.Namespace
 ) -> tuple[dict[str, Any], Table]:
     made_of = ingredients(registry, args.version)
     behind = feedback_behind(made_of).feedback_ids

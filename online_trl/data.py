@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .preferences import PreferenceBatch, read_preferences
-from .store import FeedbackStore
+from .store import LogReader
 from .types import Interaction, Message, Purpose
 
 Row = dict[str, Any]
@@ -67,8 +67,8 @@ class OnlineDataCollator:
     never part of one, and draws once per generation.
 
     Args:
-        store ([`FeedbackStore`]):
-            The feedback log.
+        store ([`LogReader`]):
+            The feedback log: a [`FeedbackStore`], or a [`RemoteStore`] of another machine's.
         num_generations (`int`):
             Completions per prompt.
         generation_batch_size (`int`):
@@ -91,7 +91,7 @@ class OnlineDataCollator:
 
     def __init__(
         self,
-        store: FeedbackStore,
+        store: LogReader,
         *,
         num_generations: int,
         generation_batch_size: int,

@@ -166,6 +166,11 @@ def _parse(text: str) -> sa.URL:
         url = sa.make_url(text)
     except ArgumentError as error:
         raise StoreError(f"{text!r} is not the URL of a store; supported are {_SUPPORTED}") from error
+    if url.drivername in ("http", "https"):
+        raise StoreError(
+            "through a server a log can only be read; to write to it, or to say who may read it, name the database "
+            f"that the server keeps it in, where that is: {_SUPPORTED}"
+        )
     if url.drivername not in _DRIVERS:
         raise StoreError(f"a store of kind {url.drivername!r} is unknown; supported are {_SUPPORTED}")
     if url.drivername == "sqlite" and url.database in (None, "", ":memory:"):

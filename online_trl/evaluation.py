@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 
 from .preferences import standing_feedback
-from .store import FeedbackStore
+from .store import LogReader
 from .types import Estimate, Feedback, FeedbackKind, Interaction, Purpose
 
 _UNIT = (0.0, 1.0)
@@ -89,13 +89,13 @@ def share_estimate(share: float, n: int, *, level: float = 0.95) -> Estimate:
     return Estimate(share, *_bounded_interval(share, share * (1 - share), n, n - 1, level, _UNIT), n)
 
 
-def satisfaction(store: FeedbackStore, policy_version: str) -> Estimate:
+def satisfaction(store: LogReader, policy_version: str) -> Estimate:
     """
     How satisfied users are with the answers of a version: the mean of the thumbs (0 or 1) and ratings (scaled to
     [0, 1]) that they gave them, each user one cluster. What a user took back or replaced does not count.
 
     Args:
-        store ([`~online_trl.store.FeedbackStore`]):
+        store ([`~online_trl.store.LogReader`]):
             The log.
         policy_version (`str`):
             Name of the version.
@@ -109,13 +109,13 @@ def satisfaction(store: FeedbackStore, policy_version: str) -> Estimate:
     return mean_estimate([row.score for row in rows], clusters=[row.user_id for row in rows], bounds=_UNIT)
 
 
-def win_rate(store: FeedbackStore, policy_version: str, opponent: str) -> Estimate:
+def win_rate(store: LogReader, policy_version: str, opponent: str) -> Estimate:
     """
     How often users preferred the answer of one version to that of another: 1 for a win, 0.5 for a tie, each user one
     cluster. What a user took back or replaced does not count.
 
     Args:
-        store ([`~online_trl.store.FeedbackStore`]):
+        store ([`~online_trl.store.LogReader`]):
             The log.
         policy_version (`str`):
             Name of the version.
@@ -188,13 +188,13 @@ def answer_length(interactions: Iterable[Interaction]) -> float:
     return sum(lengths) / len(lengths) if lengths else math.nan
 
 
-def _evaluated(store: FeedbackStore, policy_version: str) -> dict[str, int]:
+def _evaluated(store: LogReader, policy_version: str) -> dict[str, int]:
     """The evaluation answers of a version, each with its position in the log."""
     answers = store.interactions(purpose=Purpose.EVALUATION, policy_version=policy_version)
     return {answer.interaction_id: answer.seq or 0 for answer in answers}
 
 
-def _feedback_about(store: FeedbackStore, answers: dict[str, int]) -> list[Feedback]:
+def _feedback_about(store: LogReader, answers: dict[str, int]) -> list[Feedback]:
     """The standing feedback that came after the first of these answers; there is none about them before it."""
     return standing_feedback(store.admitted_feedback(after=min(answers.values()))) if answers else []
 

@@ -33,7 +33,7 @@ class OnlineGRPOTrainer(OnlineTrainerMixin, GRPOTrainer):
         model, reward_funcs, args, train_dataset, **kwargs:
             As in `GRPOTrainer`. A [`~online_trl.rewards.scorer.LiveReward`] in `reward_funcs` is refreshed while
             training runs; custom functions stand beside it, weighted by `args.reward_weights`.
-        store ([`~online_trl.store.FeedbackStore`], *optional*):
+        store ([`~online_trl.store.LogReader`], *optional*):
             The feedback log that fresh prompts and preferences come from. Without it, the trainer is TRL's own.
 
     Example:

@@ -12,7 +12,7 @@ from .preferences import standing_feedback
 from .reference import ReferencePolicy
 from .registry import ModelRegistry
 from .report import RunReport
-from .store import FeedbackStore
+from .store import LogReader
 from .types import (
     Estimate,
     FeedbackKind,
@@ -34,13 +34,13 @@ class Measurement:
     Measures policy versions by what users said of them.
 
     Args:
-        store ([`~online_trl.store.FeedbackStore`]):
+        store ([`~online_trl.store.LogReader`]):
             The log.
         registry ([`~online_trl.registry.ModelRegistry`]):
             The versions. The oldest policy is the base that all others are compared with.
     """
 
-    def __init__(self, store: FeedbackStore, registry: ModelRegistry) -> None:
+    def __init__(self, store: LogReader, registry: ModelRegistry) -> None:
         self.store = store
         self.registry = registry
         self.base = registry.versions(ModelRole.POLICY)[0].name

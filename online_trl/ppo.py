@@ -91,7 +91,7 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
         model, reward_funcs, args, train_dataset, **kwargs:
             As in `GRPOTrainer`, with an [`OnlinePPOConfig`]. A [`~online_trl.rewards.scorer.LiveReward`] in
             `reward_funcs` is refreshed while training runs.
-        store ([`~online_trl.store.FeedbackStore`], *optional*):
+        store ([`~online_trl.store.LogReader`], *optional*):
             The feedback log that fresh prompts and preferences come from.
 
     Example:

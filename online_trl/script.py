@@ -20,7 +20,8 @@ from .preferences import prompt_dataset
 from .registry import ModelRegistry, RegistryError, copy_model
 from .rewards.functions import load_reward_function
 from .rewards.scorer import LiveReward
-from .store import FeedbackStore, StoreError
+from .store import FeedbackStore, LogReader, StoreError, open_store
+from .store.remote import PATIENCE, is_server_url
 from .trainer import check_reward_config
 from .types import ModelRole, Purpose
 
@@ -37,7 +38,10 @@ class OnlineScriptArguments(ScriptArguments):
             Prompts to train on: a hub id, a folder written by `save_to_disk`, or a JSON or Parquet file, with a
             `prompt` column. Defaults to the prompts that users sent, from the log.
         store (`str`, *optional*):
-            URL of the feedback log, such as `sqlite:///feedback.db`.
+            URL of the feedback log: its database, such as `sqlite:///feedback.db`, or the server before it on another
+            machine, such as `https://chat.example.org`, with its key in the environment variable `ONLINE_TRL_API_KEY`.
+        store_patience (`float`, *optional*, defaults to `300.0`):
+            Seconds that training waits for that server when it has gone away, as for a restart.
         registry (`str`, *optional*):
             Folder of the model registry. Needed by the live reward; the trained policy is published there.
         reward_funcs (`list[str]`, *optional*):
@@ -49,7 +53,12 @@ class OnlineScriptArguments(ScriptArguments):
     """
 
     dataset_name: str | None = field(default=None, metadata={"help": "Prompts: hub id, folder or file."})
-    store: str | None = field(default=None, metadata={"help": "URL of the feedback log: sqlite:///feedback.db"})
+    store: str | None = field(
+        default=None, metadata={"help": "URL of the feedback log: sqlite:///feedback.db or https://chat.example.org"}
+    )
+    store_patience: float = field(
+        default=PATIENCE, metadata={"help": "Seconds that training waits for the server of the log."}
+    )
     registry: str | None = field(default=None, metadata={"help": "Folder of the model registry."})
     reward_funcs: list[str] = field(
         default_factory=lambda: [LIVE], metadata={"help": "Reward sources: `live` or `package.module:function`."}
@@ -69,7 +78,7 @@ class Job:
             Prompts to train on.
         reward_funcs (`list`):
             Reward functions, in the order of the arguments.
-        store ([`~online_trl.store.FeedbackStore`], *optional*):
+        store ([`~online_trl.store.LogReader`], *optional*):
             The log, if it was named.
         registry ([`~online_trl.registry.ModelRegistry`], *optional*):
             The registry, if it was named.
@@ -77,7 +86,7 @@ class Job:
 
     prompts: Dataset
     reward_funcs: list[Any]
-    store: FeedbackStore | None
+    store: LogReader | None
     registry: ModelRegistry | None
 
 
@@ -120,7 +129,7 @@ def prepare(script_args: OnlineScriptArguments, training_args: GRPOConfig, model
 
     Raises:
         [`~online_trl.config.ConfigError`]: if a reward source, a dataset, a column or the model does not exist.
-        [`~online_trl.store.StoreError`]: if the log cannot be opened.
+        [`~online_trl.store.StoreError`]: if the log cannot be opened or read.
     """
     check_model(model_args.model_name_or_path)
     check_reward_config(training_args)
@@ -128,9 +137,11 @@ def prepare(script_args: OnlineScriptArguments, training_args: GRPOConfig, model
     if LIVE in script_args.reward_funcs and not (script_args.store and script_args.registry):
         raise ConfigError("the reward source `live` needs both `store` and `registry`")
     registry = ModelRegistry(script_args.registry) if script_args.registry else None
-    # The main process opens the log first: it alone creates and migrates it, and imports into it.
-    broadcast_from_main(lambda: _open_log(script_args))
-    store = FeedbackStore(script_args.store) if script_args.store else None
+    # The main process opens the log first: it alone creates and migrates it, imports into it, and reads it.
+    broadcast_from_main(lambda: _create_log(script_args))
+    store = open_store(script_args.store, patience=script_args.store_patience) if script_args.store else None
+    if store is not None:
+        broadcast_from_main(store.latest_seq)
     sources: dict[str, Any] = {**functions, **({LIVE: LiveReward(registry)} if registry is not None else {})}
     reward_funcs = [sources[path] for path in script_args.reward_funcs]
     prompts = broadcast_from_main(lambda: _prompts(script_args, store))
@@ -208,17 +219,21 @@ def _publish(trainer: Any, registry: ModelRegistry) -> str:
     return version.name
 
 
-def _open_log(script_args: OnlineScriptArguments) -> None:
-    if script_args.store is None:
-        if script_args.seed_preferences is not None:
-            raise ConfigError("`seed_preferences` are imported into the log: name it with `store`")
+def _create_log(script_args: OnlineScriptArguments) -> None:
+    url, seed = script_args.store, script_args.seed_preferences
+    if url is None or is_server_url(url):
+        if seed is not None:
+            raise ConfigError(
+                "`seed_preferences` are imported into the database of the log: name it with `store`, or run "
+                "`online-trl import` where it is"
+            )
         return
-    with FeedbackStore(script_args.store) as store:
-        if script_args.seed_preferences is not None:
-            import_dataset(store, load_hf_dataset(script_args.seed_preferences))
+    with FeedbackStore(url) as store:
+        if seed is not None:
+            import_dataset(store, load_hf_dataset(seed))
 
 
-def _prompts(script_args: OnlineScriptArguments, store: FeedbackStore | None) -> Dataset:
+def _prompts(script_args: OnlineScriptArguments, store: LogReader | None) -> Dataset:
     if script_args.dataset_name is not None:
         dataset = load_hf_dataset(
             script_args.dataset_name, script_args.dataset_config, script_args.dataset_train_split

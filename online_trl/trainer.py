@@ -29,7 +29,7 @@ from .rewards.functions import guard_reward_function
 from .rewards.nesting import nested_trainer
 from .rewards.refresh import RefreshOutcome, RewardRefresher
 from .rewards.scorer import LiveReward
-from .store import FeedbackStore
+from .store import LogReader
 from .types import ModelRole, VersionStatus
 
 STATE_FILE = "online_state.json"
@@ -45,8 +45,9 @@ class OnlineTrainerMixin:
         model, reward_funcs, args, train_dataset, **kwargs:
             As in TRL's trainer. A [`~online_trl.rewards.scorer.LiveReward`] in `reward_funcs` is refreshed while
             training runs.
-        store ([`~online_trl.store.FeedbackStore`], *optional*):
-            The feedback log that fresh prompts and preferences come from. Without it, the trainer is TRL's own.
+        store ([`~online_trl.store.LogReader`], *optional*):
+            The feedback log that fresh prompts and preferences come from: a [`~online_trl.store.FeedbackStore`], or a
+            [`~online_trl.store.RemoteStore`] of another machine's. Without it, the trainer is TRL's own.
 
     Raises:
         [`~online_trl.config.ConfigError`]: if the prompts of `train_dataset` are plain text although a `store` is
@@ -65,7 +66,7 @@ class OnlineTrainerMixin:
         args: GRPOConfig | None = None,
         train_dataset: Dataset | None = None,
         *,
-        store: FeedbackStore | None = None,
+        store: LogReader | None = None,
         **kwargs: Any,
     ) -> None:
         sources = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
@@ -95,7 +96,7 @@ class OnlineTrainerMixin:
             base_model = model if isinstance(model, str) else model.config._name_or_path
             self._attach_refresh(live, self.online_collator, base_model)
 
-    def _make_collator(self, store: FeedbackStore) -> OnlineDataCollator:
+    def _make_collator(self, store: LogReader) -> OnlineDataCollator:
         return OnlineDataCollator(
             store,
             num_generations=self.args.num_generations,

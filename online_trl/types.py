@@ -11,9 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from enum import Enum
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import uuid_utils
+
+# Pydantic, which describes these records to the API's clients, cannot read the standard one before Python 3.12.
+from typing_extensions import TypedDict
 
 ANONYMOUS = "anonymous"
 """User of whoever gives no name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..store import FeedbackStore
+from ..store import LogReader
 from ..types import Feedback, Interaction, PreferencePair, UnpairedLabel
 from .pairs import labels_from_feedback, pairs_from_feedback
 from .regeneration import asks_again
@@ -57,7 +57,7 @@ class PreferenceBatch:
         )
 
 
-def read_preferences(store: FeedbackStore, *, after: int, upto: int) -> PreferenceBatch:
+def read_preferences(store: LogReader, *, after: int, upto: int) -> PreferenceBatch:
     """
     Returns what the interval `(after, upto]` of the log has to teach.
 
@@ -65,7 +65,7 @@ def read_preferences(store: FeedbackStore, *, after: int, upto: int) -> Preferen
     left out.
 
     Args:
-        store ([`~store.FeedbackStore`]):
+        store ([`~store.LogReader`]):
             The log.
         after (`int`):
             `seq` after which the interval begins: the `upto` of the batch before.
@@ -90,7 +90,7 @@ def read_preferences(store: FeedbackStore, *, after: int, upto: int) -> Preferen
     )
 
 
-def _withdrawn(store: FeedbackStore, fresh: list[Feedback], *, after: int, upto: int) -> frozenset[str]:
+def _withdrawn(store: LogReader, fresh: list[Feedback], *, after: int, upto: int) -> frozenset[str]:
     erased = store.tombstones(after=after, upto=upto)
     return frozenset(
         [row.supersedes for row in fresh if row.supersedes is not None]
@@ -98,7 +98,7 @@ def _withdrawn(store: FeedbackStore, fresh: list[Feedback], *, after: int, upto:
     )
 
 
-def _answers(store: FeedbackStore, feedback: list[Feedback], *, after: int, upto: int) -> dict[str, Interaction]:
+def _answers(store: LogReader, feedback: list[Feedback], *, after: int, upto: int) -> dict[str, Interaction]:
     """The answers that feedback is about, and those that tell what became of a regenerated one."""
     interactions = store.get_interactions(name for row in feedback for name in row.interaction_ids)
     asked_again = [interactions.get(row.interaction_ids[0]) for row in feedback if asks_again(row)]

@@ -16,6 +16,7 @@ from .origins import READ_HEADERS, OriginCheck
 from .routes.chat import chat_router
 from .routes.feedback import feedback_router
 from .routes.langfuse import langfuse_router
+from .routes.log import log_router
 from .routes.operations import operations_router
 from .routes.page import page_router
 from .routes.signed_feedback import signed_feedback_router
@@ -34,6 +35,7 @@ _ROUTERS = (
     stored_completions_router,
     signed_feedback_router,
     langfuse_router,
+    log_router,
     trust_router,
     operations_router,
     page_router,

@@ -15,7 +15,10 @@ from .keys import UnknownKeyError as UnknownKeyError
 from .keys import key_digest as key_digest
 from .log import FeedbackStore as FeedbackStore
 from .log import StoreSummary as StoreSummary
+from .opening import open_store as open_store
 from .quarantine import QuarantinedFeedback as QuarantinedFeedback
 from .quarantine import Screening as Screening
+from .reading import LogReader as LogReader
+from .remote import RemoteStore as RemoteStore
 from .rows import prompt_key as prompt_key
 from .tracing import Trace as Trace
