@@ -62,8 +62,13 @@ def check_log(folder):
     with FeedbackStore(f"sqlite:///{folder / 'feedback.db'}") as store:
         seqs = [row.seq for row in store.feedback()]
         kinds = store.summary().feedback_by_kind
+        assert store.quarantined() == []
     assert {"binary", "comparison", "ranking", "rating", "correction"} <= set(kinds)
-    versions = ModelRegistry(folder / "registry").versions(ModelRole.REWARD)
+    registry = ModelRegistry(folder / "registry")
+    versions = registry.versions(ModelRole.REWARD)
+    assert all(registry.consumed(version.name).trained_on.feedback_ids for version in versions)
+    trained = [policy for policy in registry.versions(ModelRole.POLICY) if policy.reward_versions]
+    assert all(policy.prompt_interval is not None and policy.prompt_interval[1] > 0 for policy in trained)
     intervals = [v.feedback_interval for v in versions if v.status is not VersionStatus.ABANDONED]
     assert len(intervals) >= 3
     last = max(upto for _, upto in intervals)
