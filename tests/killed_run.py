@@ -10,7 +10,7 @@ from online_trl.grpo import OnlineGRPOConfig, OnlineGRPOTrainer
 from online_trl.ppo import OnlinePPOConfig, OnlinePPOTrainer
 from online_trl.registry import ModelRegistry
 from online_trl.rewards.scorer import LiveReward
-from online_trl.store import FeedbackStore
+from online_trl.store import FeedbackStore, open_store
 
 sys.path.insert(0, str(Path(__file__).parent))
 from feedback import WriteEachStep
@@ -26,7 +26,9 @@ class WriteSteps(TrainerCallback):
 
 
 def main(kind: str, model: str, folder: Path, url: str, *, resume: bool) -> None:
-    store = FeedbackStore(url)
+    store = open_store(url)
+    # What is read through a server is written by those who talk to that server.
+    writers = [WriteEachStep(store)] if isinstance(store, FeedbackStore) else []
     trainer_type, config_type = {
         "grpo": (OnlineGRPOTrainer, OnlineGRPOConfig),
         "ppo": (OnlinePPOTrainer, OnlinePPOConfig),
@@ -55,7 +57,7 @@ def main(kind: str, model: str, folder: Path, url: str, *, resume: bool) -> None
             [{"prompt": [{"role": "user", "content": f"seed {index}"}]} for index in range(32)]
         ),
         store=store,
-        callbacks=[WriteEachStep(store), WriteSteps(folder / "steps")],
+        callbacks=[*writers, WriteSteps(folder / "steps")],
     )
     trainer.train(resume_from_checkpoint=resume)
 
