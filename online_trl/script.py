@@ -139,9 +139,7 @@ def prepare(script_args: OnlineScriptArguments, training_args: GRPOConfig, model
     registry = ModelRegistry(script_args.registry) if script_args.registry else None
     # The main process opens the log first: it alone creates and migrates it, imports into it, and reads it.
     broadcast_from_main(lambda: _create_log(script_args))
-    store = open_store(script_args.store, patience=script_args.store_patience) if script_args.store else None
-    if store is not None:
-        broadcast_from_main(store.latest_seq)
+    store = _open_log(script_args.store, script_args.store_patience) if script_args.store else None
     sources: dict[str, Any] = {**functions, **({LIVE: LiveReward(registry)} if registry is not None else {})}
     reward_funcs = [sources[path] for path in script_args.reward_funcs]
     prompts = broadcast_from_main(lambda: _prompts(script_args, store))
@@ -231,6 +229,16 @@ def _create_log(script_args: OnlineScriptArguments) -> None:
     with FeedbackStore(url) as store:
         if seed is not None:
             import_dataset(store, load_hf_dataset(seed))
+
+
+def _open_log(url: str, patience: float) -> LogReader:
+    store = open_store(url, patience=patience)
+    try:
+        broadcast_from_main(store.latest_seq)
+    except StoreError:
+        store.close()
+        raise
+    return store
 
 
 def _prompts(script_args: OnlineScriptArguments, store: LogReader | None) -> Dataset:

@@ -21,7 +21,8 @@ from online_trl.grpo import OnlineGRPOConfig
 from online_trl.ppo import OnlinePPOConfig
 from online_trl.registry import ModelRegistry
 from online_trl.store import FeedbackStore
-from online_trl.types import ModelRole, VersionStatus
+from online_trl.types import ModelRole, Scope, VersionStatus
+from served_log import make_app, served
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {"online_grpo": OnlineGRPOConfig, "online_ppo": OnlinePPOConfig}
@@ -135,6 +136,54 @@ def test_two_processes_train_on_one_view_of_a_growing_log(recipe, accelerate_con
     assert any(not published[name].equal(weight) for name, weight in before.items())
 
 
+@pytest.mark.timeout(300)
+def test_two_processes_train_on_a_log_behind_a_server_which_one_of_them_reads(tiny_policy, tmp_path, monkeypatch):
+    with FeedbackStore(f"sqlite:///{tmp_path / 'log.db'}") as store:
+        add_comparisons(store, 40)
+        key, _ = store.keys.create([Scope.TRAIN])
+        monkeypatch.setenv("ONLINE_TRL_API_KEY", key)
+        app = make_app(store)
+        connections = set()
+
+        async def recording(scope, receive, send):
+            connections.add(scope["client"])
+            await app(scope, receive, send)
+
+        writer = Writer(store)
+        writer.start()
+        with served(recording) as url:
+            config = settings(tmp_path, tiny_policy, store=url, max_steps=4)
+            finished = launch("online_grpo", "--config", config, accelerate_config="accelerate_ddp_cpu.yaml")
+        writer.stop.set()
+        writer.join()
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert len(connections) == 1
+    tables = [pandas.read_parquet(path) for path in sorted((tmp_path / "out" / "completions").glob("*.parquet"))]
+    assert any("fresh" in str(table["prompt"][0]) for table in tables)
+    assert len(ModelRegistry(tmp_path / "registry").versions(ModelRole.REWARD)) >= 2
+
+
+@pytest.mark.parametrize("scopes", [None, [Scope.CHAT, Scope.FEEDBACK]], ids=["no key", "wrong scope"])
+def test_a_log_that_the_key_does_not_open_is_found_before_a_model_is_loaded(
+    scopes, tiny_policy, tmp_path, monkeypatch
+):
+    from transformers import PreTrainedModel
+
+    from online_trl.script import parse_arguments, prepare
+    from online_trl.store import StoreError
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", None)
+    monkeypatch.delenv("ONLINE_TRL_API_KEY", raising=False)
+    with FeedbackStore(f"sqlite:///{tmp_path / 'log.db'}") as store:
+        store.keys.create([Scope.TRAIN])
+        if scopes is not None:
+            monkeypatch.setenv("ONLINE_TRL_API_KEY", store.keys.create(scopes)[0])
+        with served(make_app(store)) as url:
+            config = settings(tmp_path, tiny_policy, store=url, per_device_train_batch_size=8)
+            with pytest.raises(StoreError, match="`online-trl keys create --scope train`"):
+                prepare(*parse_arguments(OnlineGRPOConfig, ["--config", str(config)]))
+
+
 @pytest.mark.parametrize("recipe", CONFIGS)
 def test_the_shipped_config_holds_only_known_keys(recipe):
     from online_trl.script import OnlineScriptArguments
@@ -159,6 +208,8 @@ def test_every_accelerate_config_loads_and_names_a_file_that_exists(file):
         ({"refresh_step": 3}, "unknown key `refresh_step` in .*; did you mean `refresh_steps`?"),
         ({"model_name_or_path": "/no/such/model"}, "cannot read the model `/no/such/model`"),
         ({"store": "mongodb://localhost/feedback"}, "mongodb"),
+        ({"store": "http://127.0.0.1:9"}, "http://127.0.0.1:9 cannot be read: "),
+        ({"store": "http://127.0.0.1:9", "seed_preferences": "rows.jsonl"}, "run `online-trl import` where it is"),
         ({"dataset_name": "/no/such/prompts.jsonl"}, "cannot load the dataset `/no/such/prompts.jsonl`"),
         ({"reward_funcs": ["no_such_module:reward"]}, "cannot import the module of the reward function"),
         ({"reward_config": {"learning_rat": 1}}, "did you mean `learning_rate`?"),
