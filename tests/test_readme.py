@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -55,15 +56,8 @@ def workplace(tmp_path_factory, tiny_policy):
 @pytest.fixture(scope="module")
 def server(workplace, tiny_policy):
     """The server of the README, on a free port."""
-    command = [*_command(_block("online-trl serve"), tiny_policy), "--port", "0"]
-    log = (workplace / "server.log").open("w")
-    process = subprocess.Popen(command, cwd=workplace, stdout=log, stderr=log, env=_environment(workplace))
-    try:
-        yield _address(process, workplace / "server.log")
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
-        log.close()
+    with _serving(_command(_block("online-trl serve --policy"), tiny_policy), workplace) as address:
+        yield address
 
 
 def test_the_two_commands_are_targets_of_the_makefile():
@@ -79,12 +73,35 @@ def test_the_demo_of_the_readme_is_one_that_exists():
 
 
 def test_serve_and_collect(server, workplace):
-    snippet = _block("from openai import OpenAI").replace("http://127.0.0.1:8000", server)
+    names = {}
     with FeedbackStore(f"sqlite:///{workplace / 'feedback.db'}") as store:
-        before = store.summary().feedback_by_kind.get("binary", 0)
-        exec(compile(snippet, "README.md", "exec"), {})
-        assert store.summary().feedback_by_kind["binary"] == before + 1
+        before = store.latest_seq()
+        for marker in ("from openai import OpenAI", "import httpx"):
+            snippet = _block(marker).replace("http://127.0.0.1:8000", server)
+            exec(compile(snippet, "README.md", "exec"), names)
+        rows = store.feedback(after=before)
+    assert [(row.kind, row.user_id) for row in rows] == [
+        ("binary", "ann"),
+        ("comparison", "ann"),
+        ("correction", "ann"),
+    ]
     assert httpx.get(f"{server}/v1/models").status_code == 200
+    assert "<html" in httpx.get(server).text
+
+
+def test_another_server_can_answer(server, workplace, tiny_policy):
+    command = _command(_block("online-trl serve --upstream"), tiny_policy)
+    places = {
+        "http://127.0.0.1:8001/v1": f"{server}/v1",
+        "postgresql://trl@localhost/feedback": "sqlite:///upstream.db",
+    }
+    with _serving([places.get(word, word) for word in command], workplace) as address:
+        body = {"messages": [{"role": "user", "content": "Hello?"}], "max_tokens": 4}
+        reply = httpx.post(f"{address}/v1/chat/completions", json=body).raise_for_status()
+    with FeedbackStore(f"sqlite:///{workplace / 'upstream.db'}") as store:
+        (answer,) = store.interactions()
+    assert reply.headers["X-Interaction-Id"] == answer.interaction_id
+    assert reply.json()["id"] == answer.upstream_id
 
 
 def test_the_trainer_in_python(workplace, tiny_policy, monkeypatch):
@@ -125,9 +142,48 @@ def test_bring_your_own_dataset(workplace, tiny_policy):
     assert len(exported) >= 40
 
 
+def test_look_after_the_log(server, workplace, tiny_policy):
+    """After the recipes, so that there are versions to trace."""
+    for line in _block("online-trl quarantine").strip().splitlines():
+        subprocess.run(_command(line, tiny_policy), cwd=workplace, check=True, env=_environment(workplace))
+    with FeedbackStore(f"sqlite:///{workplace / 'feedback.db'}") as store:
+        assert all(row.user_id != "ann" for row in [*store.interactions(), *store.feedback()])
+        assert len(store.tombstones()) == 1
+
+
+@pytest.mark.timeout(300)
+def test_a_trainer_reads_the_log_of_another_machine(server, workplace, tiny_policy):
+    """The last one to need the server, which asks everybody for a key from here on."""
+    keys = [
+        subprocess.run(
+            _command(line, tiny_policy),
+            cwd=workplace,
+            env=_environment(workplace),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for line in _block("online-trl keys create").strip().splitlines()
+    ]
+    (key,) = re.findall(r"sk-\S+", keys[1].stdout)
+    export, block = _block("export ONLINE_TRL_API_KEY").split("\n", 1)
+    command = _command(block.replace("http://feedback.internal:8000", server), tiny_policy)
+    finished = subprocess.run(
+        [*command, "--output_dir", str(workplace / "outputs-remote")],
+        cwd=workplace,
+        env=_environment(workplace) | {export.removeprefix("export ").partition("=")[0]: key},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert (workplace / "outputs-remote" / "model.safetensors").is_file()
+    assert httpx.get(f"{server}/v1/models").status_code == 401
+
+
 def test_every_block_is_run_by_one_of_these_tests():
-    run = ("make demo", "online-trl serve", "OpenAI", "OnlineGRPOTrainer(", "def brevity", "accelerate launch")
-    run += ("online-trl import", "online-trl demo")
+    run = ("make demo", "online-trl serve", "OpenAI", "httpx", "OnlineGRPOTrainer(", "def brevity")
+    run += ("accelerate launch", "online-trl import", "online-trl demo", "online-trl keys", "online-trl quarantine")
     assert all(any(marker in code for marker in run) for _, code in BLOCKS)
 
 
@@ -141,6 +197,21 @@ def _command(block, model):
     words = block.replace("\\\n", " ").replace("Qwen/Qwen2.5-0.5B-Instruct", model).split()
     modules = {"accelerate": "accelerate.commands.accelerate_cli", "online-trl": "online_trl.cli"}
     return [sys.executable, "-m", modules[words[0]], *words[1:]]
+
+
+@contextmanager
+def _serving(command, workplace):
+    """Runs a server on a free port and gives its address."""
+    log = workplace / f"server-{len(list(workplace.glob('server-*.log')))}.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*command, "--port", "0"], cwd=workplace, stdout=output, stderr=output, env=_environment(workplace)
+        )
+        try:
+            yield _address(process, log)
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=60)
 
 
 def _environment(workplace):
