@@ -2,7 +2,8 @@
 Which conversation a request goes on with. The answer is in the log, so that any server finds it, also after a restart.
 
 A request names its conversation, or its prompt does: all of it up to the last answer is what an earlier interaction of
-the same user ended with.
+the same user ended with. Users without a name say the same things to the same policy and are strangers all the same:
+their conversations have to be named.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..migrations import schema
-from ..types import Message, Purpose, new_id
+from ..types import ANONYMOUS, Message, Purpose, new_id
 from .rows import prompt_key
 
 _rows = schema.interactions.c
@@ -46,7 +47,8 @@ def find_turn(
     connection: sa.Connection, prompt: Sequence[Message], *, user_id: str, purpose: Purpose, session_id: str | None
 ) -> Turn:
     """Returns the place of a request; [`FeedbackStore.find_turn`] says how it is found."""
-    if purpose is Purpose.BACKGROUND:
+    is_stranger = user_id == ANONYMOUS and session_id is None
+    if is_stranger or purpose is Purpose.BACKGROUND:
         return Turn(session_id=session_id or new_id())
     own = sa.and_(_rows.user_id == user_id, _rows.purpose == purpose)
     parent = _parent(connection, prompt, own, session_id)

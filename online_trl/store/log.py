@@ -443,7 +443,8 @@ class FeedbackStore:
         Returns the place of a new request in a conversation of the same user and purpose.
 
         The conversation is the one named, else that of the latest interaction whose prompt and answer the prompt
-        begins with, else a new one. Background requests belong to no conversation but the one that they name.
+        begins with, else a new one. Background requests, and users without a name, belong to no conversation but the
+        one that they name.
 
         Args:
             prompt (`Sequence[Message]`):

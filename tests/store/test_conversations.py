@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import event
 
 from online_trl.store import FeedbackStore, Turn
-from online_trl.types import Interaction, Message, Purpose
+from online_trl.types import ANONYMOUS, Interaction, Message, Purpose
 
 FIRST: list[Message] = [{"role": "user", "content": "How do I reset my password?"}]
 ANSWER: Message = {"role": "assistant", "content": "Press the button."}
@@ -61,6 +61,15 @@ def test_prompt_that_goes_on_with_nothing_begins_a_conversation(
     assert turns[0].session_id != turns[1].session_id
     assert {turn.session_id for turn in turns}.isdisjoint({"session-1"})
     assert turns == [Turn(session_id=turn.session_id) for turn in turns]
+
+
+def test_strangers_who_say_the_same_share_no_conversation(store: FeedbackStore):
+    parent = answer(store, user_id=ANONYMOUS)
+    turns = [store.find_turn(SECOND, user_id=ANONYMOUS) for _ in range(2)]
+    assert turns == [Turn(session_id=turn.session_id) for turn in turns]
+    assert len({"session-1", *(turn.session_id for turn in turns)}) == 3
+    named = store.find_turn(SECOND, user_id=ANONYMOUS, session_id="session-1")
+    assert named == Turn(session_id="session-1", parent_id=parent, first_version="policy-0001")
 
 
 def test_background_answers_are_nobodys_parent(store: FeedbackStore):

@@ -130,7 +130,15 @@ async def _hung_up(request: Request) -> None:
 
 
 def _occasion(
-    x_session_id: Annotated[str | None, Header(min_length=1, max_length=256)] = None,
+    x_session_id: Annotated[
+        str | None,
+        Header(
+            min_length=1,
+            max_length=256,
+            description="The conversation. Without it, that of the same `user` which the messages go on with, else a "
+            "new one; requests without a `user` then always begin a new one.",
+        ),
+    ] = None,
     x_purpose: Annotated[Purpose, Header()] = Purpose.CHAT,
 ) -> Occasion:
     return Occasion(session_id=x_session_id, purpose=x_purpose)
