@@ -7,10 +7,11 @@ from starlette.middleware.cors import CORSMiddleware
 from structlog.typing import FilteringBoundLogger
 
 from ..store import FeedbackStore
-from .access import KeyCheck, KeyRing
+from .access import KeyCheck
 from .body_limit import BodyLimit
 from .engine import Engine
 from .errors import add_error_handlers, error_responses
+from .key_ring import KeyRing
 from .observation import Observation
 from .origins import READ_HEADERS, OriginCheck
 from .routes.chat import chat_router

@@ -187,11 +187,45 @@ def test_any_name_will_do_once_there_is_a_key(app: SmallApp):
     assert reply.status_code == 200
 
 
-def test_store_that_cannot_be_read_lets_nobody_in(app: SmallApp, tmp_path: Path):
+def break_log(app: SmallApp) -> None:
     app.store.close()
-    for file in tmp_path.glob("feedback.db*"):
+    folder = Path(app.store.url.removeprefix("sqlite:///")).parent
+    for file in folder.glob("feedback.db*"):
         file.unlink()
-    (tmp_path / "feedback.db").mkdir()
+    (folder / "feedback.db").mkdir()
+
+
+def test_log_that_cannot_be_read_lets_nobody_in(app: SmallApp):
+    break_log(app)
     reply = app.request("GET", "/v1/models")
     assert reply.status_code == 503
     assert reply.json()["error"]["code"] == "store_unavailable"
+
+
+def test_what_is_public_is_answered_while_the_log_cannot_be_read(app: SmallApp):
+    break_log(app)
+    for path in ("/", "/healthz", "/openapi.json"):
+        assert app.request("GET", path, base_url="https://chat.example.org").status_code == 200
+    assert "not ready" in app.request("GET", "/readyz").json()["error"]["message"]
+
+
+def test_server_known_to_have_no_keys_answers_its_own_machine_only_without_its_log_too(
+    app: SmallApp, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("online_trl.serving.key_ring._FRESH_SECONDS", 0)
+    monkeypatch.setattr("online_trl.serving.key_ring._TRUSTED_SECONDS", 0.2)
+    assert app.request("GET", "/healthz").status_code == 200
+    break_log(app)
+    while app.request("GET", "/v1/models").status_code != 503:
+        time.sleep(0.05)
+    assert app.request("GET", "/healthz").status_code == 200
+    assert app.request("GET", "/healthz", base_url="https://chat.example.org").status_code == 401
+
+
+def test_last_known_keys_open_the_server_while_its_log_cannot_be_read(app: SmallApp, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("online_trl.serving.key_ring._FRESH_SECONDS", 0)
+    key, _ = app.store.keys.create([Scope.CHAT])
+    assert app.request("GET", "/v1/models", headers=bearer(key)).status_code == 200
+    break_log(app)
+    assert app.request("GET", "/v1/models", headers=bearer(key)).status_code == 200
+    assert app.request("GET", "/v1/models", headers=bearer("sk-wrong")).status_code == 401
