@@ -24,7 +24,14 @@ from .conversations import Turn, find_turn
 from .erasure import erase_interaction, erase_user, erased_among, tombstones
 from .group import AddFeedback, AddInteractions, Result, RunTask, Screen
 from .keys import ApiKeys
-from .quarantine import QuarantinedFeedback, admitted_feedback, quarantined, quarantined_feedback, release
+from .quarantine import (
+    QuarantinedFeedback,
+    admitted_feedback,
+    quarantined,
+    quarantined_feedback,
+    read_admitted,
+    release,
+)
 from .related import read_by_index, related_feedback, related_regenerations
 from .rows import Record, counts, find, interval, position, select_records, storable, where_in
 from .tracing import Trace, trace
@@ -247,7 +254,8 @@ class FeedbackStore:
         """
         Returns the feedback rows of the interval `(after, upto]` that counted at its end, in the order of the log.
 
-        Rows in quarantine are not among them; a released one counts from its release on, whose `seq` it has here.
+        Rows in quarantine are not among them; a released one counts from its release on, whose `seq` it has here. A
+        row that supersedes one which waits names here what that was to replace.
 
         Args:
             after (`int`, *optional*, defaults to `0`):
@@ -255,7 +263,8 @@ class FeedbackStore:
             upto (`int`, *optional*):
                 Last `seq` to read. Defaults to the end of the log.
         """
-        return self._read(Feedback, admitted_feedback(after=after, upto=upto))
+        with self._database.reading() as connection:
+            return read_admitted(connection, admitted_feedback(after=after, upto=upto), upto=upto)
 
     def quarantined(self, *, after: int = 0, limit: int | None = None) -> list[QuarantinedFeedback]:
         """
@@ -370,7 +379,9 @@ class FeedbackStore:
             upto (`int`):
                 Last `seq` to read.
         """
-        return self._read_related(Feedback, related_feedback(after=after, upto=upto))
+        with self._database.reading() as connection:
+            read_by_index(connection)
+            return read_admitted(connection, related_feedback(after=after, upto=upto), upto=upto)
 
     def related_regenerations(self, *, after: int, upto: int) -> list[Interaction]:
         """
@@ -385,7 +396,10 @@ class FeedbackStore:
             upto (`int`):
                 Last `seq` to read.
         """
-        return self._read_related(Interaction, related_regenerations(after=after, upto=upto))
+        query = related_regenerations(after=after, upto=upto)
+        with self._database.reading() as connection:
+            read_by_index(connection)
+            return [Interaction(**row) for row in connection.execute(query).mappings()]
 
     def get_interactions(self, ids: Iterable[str]) -> dict[str, Interaction]:
         """Returns the interactions of these ids, by id; unknown ids are missing from the result."""
@@ -486,9 +500,4 @@ class FeedbackStore:
 
     def _read(self, record: type[Record], query: sa.Select[Any]) -> list[Record]:
         with self._database.reading() as connection:
-            return [record(**row) for row in connection.execute(query).mappings()]
-
-    def _read_related(self, record: type[Record], query: sa.Select[Any]) -> list[Record]:
-        with self._database.reading() as connection:
-            read_by_index(connection)
             return [record(**row) for row in connection.execute(query).mappings()]

@@ -3,13 +3,14 @@ Feedback that waits for somebody to look at it: bursts and near-duplicates.
 
 A quarantined row is in the log like any other, acknowledged and with its `seq`, but nothing is learned from it and it
 does not count in evaluations. Its release is an entry of the log with a `seq` of its own, and from then on the row
-counts as said at that position, so that a reader who has read past the row itself gets it once, too.
+counts as said at that position, so that a reader who has read past the row itself gets it once, too. What replaces a
+row that waits, or takes it back, counts at once, also against what that row was to replace.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -19,12 +20,18 @@ import sqlalchemy as sa
 from ..migrations import schema
 from ..types import ANONYMOUS, Feedback, QuarantineReason, utcnow
 from .errors import NotQuarantinedError
-from .rows import insert_rows, interval, move_position, position, select_records, where_in
+from .rows import Lookup, insert_rows, interval, move_position, position, select_records, where_in
 
 _rows = schema.feedback.c
 _held = schema.quarantine.c
 _released = schema.quarantine_releases.c
 _with_standing = schema.feedback.outerjoin(schema.quarantine).outerjoin(schema.quarantine_releases)
+_EVER_HELD = Lookup(
+    sa.select(_rows.feedback_id, _rows.supersedes, _released.seq.label("released"))
+    .select_from(_with_standing)
+    .where(_held.feedback_seq.is_not(None)),
+    _rows.feedback_id,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,3 +188,30 @@ def admitted_feedback(*, after: int, upto: int | None) -> sa.Select[Any]:
     released = interval(sa.select(_released.feedback_seq), _released.seq, after, upto)
     members = sa.union(written, released).cte("members")
     return select_admitted(upto).join(members, members.c.seq == _rows.seq).order_by("seq")
+
+
+def read_admitted(connection: sa.Connection, query: sa.Select[Any], *, upto: int | None) -> list[Feedback]:
+    """Returns the admitted rows of a query; what supersedes a row that waits names what that was to replace."""
+    rows = [Feedback(**row) for row in connection.execute(query).mappings()]
+    waiting = _waiting(connection, {row.supersedes for row in rows} - {row.feedback_id for row in rows}, upto)
+    return [
+        replace(row, supersedes=_last(row.supersedes, waiting)) if row.supersedes in waiting else row for row in rows
+    ]
+
+
+def _waiting(connection: sa.Connection, names: set[str | None], upto: int | None) -> dict[str | None, str | None]:
+    """The rows that waited at a position, among these and what those were to replace, each with what it names."""
+    found: dict[str | None, str | None] = {}
+    while ahead := names - found.keys() - {None}:
+        entries = _EVER_HELD.rows(connection, ahead)
+        waiting = [row for row in entries if row["released"] is None or (upto is not None and row["released"] > upto)]
+        found |= {row["feedback_id"]: row["supersedes"] for row in waiting}
+        names = {row["supersedes"] for row in waiting}
+    return found
+
+
+def _last(name: str | None, waiting: dict[str | None, str | None]) -> str | None:
+    # Where nothing but waiting rows was replaced, the oldest of them stays named: it counted for nobody.
+    while (earlier := waiting.get(name)) is not None:
+        name = earlier
+    return name

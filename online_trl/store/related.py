@@ -36,14 +36,16 @@ def related_feedback(*, after: int, upto: int) -> sa.Select[Any]:
         .where(_links.interaction_id == _answers.interaction_id, _answers.prompt_key == touched.c.prompt_key)
         .cte("about")
     )
-    superseded = schema.feedback.alias("superseded")
-    amending = (
-        sa.select(_rows.seq)
-        .join(superseded, _rows.supersedes == superseded.c.feedback_id)
-        .join(about, superseded.c.seq == about.c.seq)
-    )
     fresh = interval(sa.select(_rows.seq), _rows.seq, after, upto)
-    bears = sa.union(sa.select(about.c.seq), amending, fresh).cte("bears")
+    begins = sa.union(sa.select(about.c.seq), fresh).cte("begins")
+    bears = sa.select(begins.c.seq).cte("bears", recursive=True)
+    superseded, amending = schema.feedback.alias("superseded"), schema.feedback.alias("amending")
+    amends = (
+        sa.select(amending.c.seq)
+        .join(superseded, amending.c.supersedes == superseded.c.feedback_id)
+        .join(bears, superseded.c.seq == bears.c.seq)
+    )
+    bears = bears.union(amends)
     query = select_admitted(upto).join(bears, _rows.seq == bears.c.seq)
     return query.where(_rows.seq <= upto).order_by("seq")
 

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from online_trl.evaluation import satisfaction
-from online_trl.preferences import read_preferences
+from online_trl.preferences import read_preferences, standing_feedback
 from online_trl.serving.settings import ServerSettings
 from online_trl.simulation import helpdesk
 from online_trl.store import FeedbackStore, NotQuarantinedError, Screening, rows
@@ -18,6 +19,7 @@ from online_trl.types import ANONYMOUS, Feedback, FeedbackKind, Interaction, Pur
 STRICT = Screening(burst_rows=3, burst_seconds=60, near_duplicates=2, near_duplicate_seconds=3600)
 BURSTS = Screening(burst_rows=3, burst_seconds=60, near_duplicates=0, near_duplicate_seconds=3600)
 DUPLICATES = Screening(burst_rows=0, burst_seconds=60, near_duplicates=2, near_duplicate_seconds=3600)
+AT_ONCE = Screening(burst_rows=1, burst_seconds=60, near_duplicates=0, near_duplicate_seconds=3600)
 OFF = Screening(burst_rows=0, burst_seconds=60, near_duplicates=0, near_duplicate_seconds=3600)
 REWRITE = "It will arrive at your door today."
 
@@ -209,6 +211,47 @@ def test_an_amendment_in_quarantine_waits_and_the_amended_row_counts(store):
     say(store, [amended], BURSTS)
     assert first.feedback_id in [row.feedback_id for row in store.admitted_feedback()]
     assert amended.feedback_id not in [row.feedback_id for row in store.admitted_feedback()]
+
+
+@pytest.mark.parametrize("waiting", [1, 2])
+def test_what_supersedes_a_waiting_row_supersedes_what_that_was_to_replace(store, waiting):
+    name, other = answer(store), answer(store, "Anything else?")
+    first = last = store.add_feedback(statement("binary", name, True))
+    for _ in range(waiting):
+        (last,) = say(store, [statement("binary", other, False, supersedes=last.feedback_id)], AT_ONCE)
+    cursor = store.latest_seq()
+    assert [label.label for label in read_preferences(store, after=0, upto=cursor).labels] == [True]
+
+    taken_back = store.add_feedback(statement("binary", [], None, supersedes=last.feedback_id))
+    end = store.latest_seq()
+    assert read_preferences(store, after=0, upto=end).labels == ()
+    assert read_preferences(store, after=cursor, upto=end).withdrawn == {first.feedback_id}
+    assert standing_feedback(store.admitted_feedback()) == []
+
+    # What nobody replaced before it was released does not come back with its release.
+    store.release([row.feedback.feedback_id for row in store.quarantined()])
+    assert read_preferences(store, after=end, upto=store.latest_seq()).labels == ()
+    assert read_preferences(store, after=cursor, upto=end).withdrawn == {first.feedback_id}
+    assert store.admitted_feedback(after=cursor, upto=end) == [replace(taken_back, supersedes=first.feedback_id)]
+    assert standing_feedback(store.admitted_feedback()) == []
+
+
+def test_an_amendment_of_a_waiting_row_counts_alone(store):
+    name = answer(store)
+    first = store.add_feedback(statement("binary", name, True))
+    (second,) = say(store, [statement("binary", name, True, supersedes=first.feedback_id)], AT_ONCE)
+    third = store.add_feedback(statement("binary", name, False, supersedes=second.feedback_id))
+    (label,) = read_preferences(store, after=0, upto=store.latest_seq()).labels
+    assert (label.feedback_ids, label.label) == ((third.feedback_id,), False)
+
+
+def test_what_was_never_admitted_can_be_taken_back(store):
+    name = answer(store)
+    store.add_feedback(statement("binary", answer(store, "Another question"), True))
+    (held_back,) = say(store, [statement("binary", name, True)], AT_ONCE)
+    store.add_feedback(statement("binary", [], None, supersedes=held_back.feedback_id))
+    batch = read_preferences(store, after=0, upto=store.latest_seq())
+    assert (len(batch.labels), batch.withdrawn) == (1, {held_back.feedback_id})
 
 
 def test_users_who_react_as_those_of_the_demo_are_not_quarantined(tmp_path):
