@@ -1,14 +1,30 @@
-"""What an upstream server replied, read beside the bytes that go on to the client."""
+"""
+What an upstream server replied, read beside the bytes that go on to the client.
+
+Servers differ in what they leave out and what they send as null, and none of that may cost the client its reply: what
+cannot be read of a reply that has begun is missing in the log alone.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from .engine import UpstreamError
 from .event_stream import event_data
 from .generation import ChatRequest, Generation, Origin, Piece
+
+logger = logging.getLogger(__name__)
 
 _DONE = "[DONE]"
 
@@ -29,33 +45,56 @@ _SAMPLING = (
 )
 
 
-class _Token(BaseModel):
+def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return read(value)
+    except ValidationError:
+        return None
+
+
+_Value = TypeVar("_Value")
+_IfReadable = Annotated[_Value | None, WrapValidator(_or_none)]
+"""What an answer can be logged without."""
+
+
+class _Part(BaseModel):
+    """A part of a reply. Null stands for what is not there."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, part: Any) -> Any:
+        return {name: value for name, value in part.items() if value is not None} if isinstance(part, dict) else part
+
+
+class _Token(_Part):
     logprob: float
 
 
-class _Logprobs(BaseModel):
-    content: list[_Token] | None = None
+class _Logprobs(_Part):
+    content: list[_Token] = Field(default_factory=list)
 
     def values(self) -> list[float]:
-        return [token.logprob for token in self.content or []]
+        return [token.logprob for token in self.content]
 
 
-class _Choice(BaseModel):
+class _Choice(_Part):
     index: int = Field(0, ge=0)
     message: dict[str, Any] = Field(default_factory=dict)
     delta: dict[str, Any] = Field(default_factory=dict)
-    finish_reason: str | None = None
-    token_ids: list[int] | None = None
-    logprobs: _Logprobs | None = None
+    finish_reason: _IfReadable[str] = None
+    token_ids: _IfReadable[list[int]] = None
+    logprobs: _IfReadable[_Logprobs] = None
 
 
-class _Reply(BaseModel):
+class _Reply(_Part):
     """What is read of a completion, and of a chunk of one; the token ids are vLLM's `return_token_ids`."""
 
-    id: str | None = None
-    model: str | None = None
+    id: _IfReadable[str] = None
+    model: _IfReadable[str] = None
     choices: list[_Choice] = Field(default_factory=list)
-    prompt_token_ids: list[int] | None = None
+    prompt_token_ids: _IfReadable[list[int]] = None
 
 
 class Tee:
@@ -72,6 +111,7 @@ class Tee:
         self._sampling = {name: value for name in _SAMPLING if (value := request.body.get(name)) is not None}
         self._prompt_ids: list[int] | None = None
         self._unfinished: dict[int, Origin] = {}
+        self._has_begun = False
 
     def whole(self, body: bytes) -> Piece:
         """
@@ -80,7 +120,10 @@ class Tee:
         Raises:
             [`~online_trl.serving.engine.UpstreamError`]: if it is no chat completion.
         """
-        reply = _read(body)
+        try:
+            reply = _Reply.model_validate_json(body)
+        except ValidationError as error:
+            raise _unreadable(body) from error
         if not reply.choices:
             raise UpstreamError(f"the upstream server replied without an answer: {body[:200]!r}")
         stretches = self._stretches(reply)
@@ -91,12 +134,23 @@ class Tee:
         Returns one event of a streamed reply.
 
         Raises:
-            [`~online_trl.serving.engine.UpstreamError`]: if its data is no chunk of a chat completion.
+            [`~online_trl.serving.engine.UpstreamError`]: if it is the first and no chunk of a chat completion.
         """
         data = event_data(event)
-        if data == _DONE:
-            return Piece(event, self._ends())
-        return Piece(event, self._stretches(_read(data)) if data else ())
+        reply = self._chunk(data) if data and data != _DONE else _Reply()
+        stretches = self._ends() if data == _DONE else self._stretches(reply)
+        self._has_begun = True
+        return Piece(event, stretches)
+
+    def _chunk(self, data: str) -> _Reply:
+        try:
+            return _Reply.model_validate_json(data)
+        except ValidationError as error:
+            if not self._has_begun:
+                raise _unreadable(data) from error
+            wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['type']}" for each in error.errors())
+            logger.warning("an event of the upstream server is passed on and cannot be read for the log (%s)", wrong)
+            return _Reply()
 
     def _stretches(self, reply: _Reply) -> tuple[Generation, ...]:
         self._prompt_ids = reply.prompt_token_ids or self._prompt_ids
@@ -114,9 +168,8 @@ class Tee:
         else:
             self._unfinished.pop(choice.index, None)
         message = choice.message or choice.delta
-        content = message.get("content")
         return Generation(
-            text=content if isinstance(content, str) else "",
+            text=_text(message.get("content")),
             origin=origin,
             prompt_ids=self._prompt_ids,
             completion_ids=choice.token_ids,
@@ -135,8 +188,11 @@ class Tee:
         )
 
 
-def _read(text: str | bytes) -> _Reply:
-    try:
-        return _Reply.model_validate_json(text)
-    except ValidationError as error:
-        raise UpstreamError(f"the upstream server's reply is no chat completion: {text[:200]!r}") from error
+def _text(content: Any) -> str:
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _unreadable(text: str | bytes) -> UpstreamError:
+    return UpstreamError(f"the upstream server's reply is no chat completion: {text[:200]!r}")
