@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,6 +149,8 @@ def test_feedback_that_the_server_refuses_is_told_and_undone(visitor: Visitor):
 def test_key_is_asked_for_and_the_visitor_goes_on(browser: Browser, tmp_path: Path, policy_folders: list[Path]):
     with deployed(tmp_path, policy_folders[:1]) as deployment, browser.new_context() as context:
         key, _ = deployment.store.keys.create([Scope.CHAT, Scope.FEEDBACK], name="page")
+        while deployment.http.get("/v1/models").status_code != 401:
+            time.sleep(0.05)  # a server takes note of new keys within a second
         visitor = Visitor(context.new_page(), deployment.store)
         visitor.page.goto(deployment.server.url)
         visitor.page.get_by_label("Your message").fill(QUESTION)
