@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import threading
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -20,7 +20,9 @@ class Arrivals:
     """
 
     def __init__(self) -> None:
-        self._done: deque[tuple[asyncio.Future[Any], Future[Any]]] = deque()
+        self._lock = threading.Lock()
+        self._done: list[tuple[asyncio.Future[Any], Future[Any]]] = []
+        """Is empty exactly while no delivery is due."""
 
     async def wait(self, future: Future[Result]) -> Result:
         """Returns the result of a future, or raises its error. Whoever gives up waiting does not cancel it."""
@@ -30,13 +32,17 @@ class Arrivals:
         return await waiter
 
     def _arrive(self, loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[Any], done: Future[Any]) -> None:
-        self._done.append((waiter, done))
-        if len(self._done) == 1:
+        # A future that was done before it was waited for arrives in the loop's thread, beside the writer's.
+        with self._lock:
+            is_first = not self._done
+            self._done.append((waiter, done))
+        if is_first:
             loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        while self._done:
-            waiter, done = self._done.popleft()
+        with self._lock:
+            arrived, self._done = self._done, []
+        for waiter, done in arrived:
             if waiter.cancelled():
                 continue
             error = done.exception()

@@ -7,7 +7,6 @@ what was sent.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from anyio.to_thread import run_sync
 
 from ..store import FeedbackStore, Turn
 from ..types import ANONYMOUS, Interaction, Message, Purpose, new_id
+from .arrivals import Arrivals
 from .engine import DEFAULT_MODEL, Engine
 from .generation import ChatRequest, Generation
 from .observation import see
@@ -69,13 +69,18 @@ class Completions:
             The log.
         engine ([`~online_trl.serving.engine.Engine`]):
             Generates the answers.
+        arrivals ([`~online_trl.serving.arrivals.Arrivals`]):
+            Waits for what is on its way into the log.
         pin_sessions (`bool`, *optional*, defaults to `False`):
             Whether a conversation stays with the policy version that answered it first.
     """
 
-    def __init__(self, store: FeedbackStore, engine: Engine, *, pin_sessions: bool = False) -> None:
+    def __init__(
+        self, store: FeedbackStore, engine: Engine, arrivals: Arrivals, *, pin_sessions: bool = False
+    ) -> None:
         self._store = store
         self._engine = engine
+        self._arrivals = arrivals
         self._pin_sessions = pin_sessions
 
     async def reply(self, request: ChatCompletionRequest, body: Mapping[str, Any], occasion: Occasion) -> Reply:
@@ -138,8 +143,7 @@ class Completions:
                 answer.settled = True
             rows = self._store.submit_interactions([answer.interaction() for answer in due])
             # A client that hangs up now takes back nothing that has been sent.
-            stored = await asyncio.shield(asyncio.wrap_future(rows))
-            see(stored)
+            see(await self._arrivals.wait(rows))
 
 
 @dataclass(eq=False)

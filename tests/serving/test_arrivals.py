@@ -1,5 +1,7 @@
 import asyncio
+import threading
 from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
@@ -38,3 +40,39 @@ def test_giving_up_does_not_cancel_the_write():
         return future
 
     assert not asyncio.run(give_up()).cancelled()
+
+
+class PreemptingList(list[Any]):
+    """Takes the interpreter away from another thread than the main one as soon as it has appended something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.appended = threading.Event()
+        self.go_on = threading.Event()
+
+    def append(self, item: Any) -> None:
+        super().append(item)
+        if threading.current_thread() is not threading.main_thread():
+            self.appended.set()
+            self.go_on.wait(0.2)
+
+
+def test_the_writer_may_be_interrupted_while_the_loop_finds_a_future_that_is_done(monkeypatch: pytest.MonkeyPatch):
+    async def main() -> list[int]:
+        arrivals, slow = Arrivals(), PreemptingList()
+        monkeypatch.setattr(arrivals, "_done", slow)
+        written: Future[int] = Future()
+        done: Future[int] = Future()
+        done.set_result(2)
+        waiting = [asyncio.ensure_future(arrivals.wait(written))]
+        await asyncio.sleep(0)
+        writer = threading.Thread(target=written.set_result, args=(1,))
+        writer.start()
+        slow.appended.wait()
+        waiting.append(asyncio.ensure_future(arrivals.wait(done)))
+        await asyncio.sleep(0)
+        slow.go_on.set()
+        writer.join()
+        return await asyncio.wait_for(asyncio.gather(*waiting), 10)
+
+    assert asyncio.run(main()) == [1, 2]

@@ -45,7 +45,9 @@ _CLIENT_CLOSED_REQUEST = 499
 def chat_router(service: Service) -> APIRouter:
     """Returns the routes of chat completions and models."""
     router = APIRouter(dependencies=[Depends(requires(AccessScope.CHAT))], tags=["chat"])
-    completions = Completions(service.store, service.engine, pin_sessions=service.settings.pin_sessions)
+    completions = Completions(
+        service.store, service.engine, service.arrivals, pin_sessions=service.settings.pin_sessions
+    )
     feedback_urls = FeedbackUrls(service.store.keys, service.settings)
 
     @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=_RESPONSES)

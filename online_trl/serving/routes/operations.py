@@ -51,7 +51,7 @@ async def _readiness(service: Service) -> Readiness:
     try:
         version = service.engine.default_version
         # To write nothing takes all that writing takes: the thread, the connection, the lock.
-        await asyncio.wait_for(asyncio.wrap_future(service.store.submit_interactions([])), _PATIENCE_SECONDS)
+        await asyncio.wait_for(service.arrivals.wait(service.store.submit_interactions([])), _PATIENCE_SECONDS)
         return Readiness(policy_version=version, latest_seq=await asyncio.to_thread(service.store.latest_seq))
     except asyncio.TimeoutError as error:
         raise _not_ready(f"the log has taken nothing for {_PATIENCE_SECONDS:g} seconds") from error
