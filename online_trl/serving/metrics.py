@@ -7,21 +7,29 @@ or now and then after a reply, and never while a client waits.
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections import Counter as Tally
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric, SummaryMetricFamily
 
-from ..store import FeedbackStore
+from ..store import FeedbackStore, StoreError
 from ..types import Feedback, Interaction
 from .engine import Engine
 
 UNKNOWN_VERSION = "unknown"
-"""Version of feedback about an answer that is not in the log any more, or about none, as a retraction may be."""
+"""
+Version of feedback about an answer that is not in the log any more, or about none, as a retraction may be; also of
+feedback that could not wait any longer for a log that cannot be read.
+"""
 
 _MOST_UNSETTLED = 5000
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+logger = logging.getLogger(__name__)
 
 
 class Metrics:
@@ -37,7 +45,8 @@ class Metrics:
 
     def __init__(self, store: FeedbackStore, engine: Engine) -> None:
         self._store = store
-        self._unsettled: list[Feedback] = []
+        self._unsettled: deque[Feedback] = deque()
+        self._settling = threading.Lock()
         self._registry = CollectorRegistry()
         self._requests = Histogram(
             "online_trl_request_seconds",
@@ -93,9 +102,23 @@ class Metrics:
                 self._tokens.labels(row.policy_version, "completion").inc(len(row.completion_ids or ()))
 
     def settle(self) -> None:
-        """Looks up the policy versions that the feedback since the last time is about. Reads the log."""
-        rows, self._unsettled = self._unsettled, []
-        versions = self._store.policy_versions(row.interaction_ids[0] for row in rows if row.interaction_ids)
+        """
+        Looks up the policy versions that the feedback since the last time is about. Reads the log; if that fails, the
+        feedback is left for the next time, unless there is much of it.
+        """
+        with self._settling:
+            rows = [self._unsettled.popleft() for _ in range(len(self._unsettled))]
+            try:
+                versions = self._store.policy_versions(row.interaction_ids[0] for row in rows if row.interaction_ids)
+            except StoreError:
+                logger.exception("cannot look up the policy versions of feedback")
+                if len(rows) < _MOST_UNSETTLED:
+                    self._unsettled.extendleft(reversed(rows))
+                    return
+                versions = {}
+            self._count_feedback(rows, versions)
+
+    def _count_feedback(self, rows: Sequence[Feedback], versions: dict[str, str]) -> None:
         counts = Tally((row.kind.value, _version(row, versions)) for row in rows)
         for (kind, version), count in counts.items():
             self._feedback.labels(kind, version).inc(count)

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from online_trl.serving import metrics
+from online_trl.store import StoreError
 from online_trl.types import Scope
 from serving.deployment import Deployment
 from serving.small_app import SmallApp, small_app
@@ -95,6 +96,36 @@ def test_versions_are_looked_up_now_and_then_if_nobody_reads(app: SmallApp, monk
         say(app, kind="binary", interaction_id=answer, value=True)
     assert looked_up == [3, 3]
     assert read(app)["online_trl_feedback_total", "binary", "policy"] == 7
+
+
+def fail_to_read(ids: Any) -> dict[str, str]:
+    raise StoreError("the log cannot be read")
+
+
+def feedback_counts(app: SmallApp) -> dict[str, float]:
+    return {key[2]: value for key, value in read(app).items() if key[0] == "online_trl_feedback_total"}
+
+
+def test_feedback_is_counted_later_if_the_log_cannot_be_read_now(app: SmallApp, monkeypatch: pytest.MonkeyPatch):
+    answer = app.add_answer()
+    with monkeypatch.context() as patch:
+        patch.setattr(app.store, "policy_versions", fail_to_read)
+        say(app, kind="binary", interaction_id=answer, value=True)
+        assert feedback_counts(app) == {}
+    say(app, kind="binary", interaction_id=answer, value=False)
+    assert feedback_counts(app) == {"policy": 2}
+
+
+def test_much_feedback_is_counted_without_its_version_if_the_log_cannot_be_read(
+    app: SmallApp, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(metrics, "_MOST_UNSETTLED", 3)
+    answer = app.add_answer()
+    with monkeypatch.context() as patch:
+        patch.setattr(app.store, "policy_versions", fail_to_read)
+        for _ in range(4):
+            say(app, kind="binary", interaction_id=answer, value=True)
+    assert feedback_counts(app) == {"unknown": 3, "policy": 1}
 
 
 def test_tokens_are_counted_by_version(app: SmallApp):
