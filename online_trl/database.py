@@ -62,7 +62,8 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections of this process."""
+        self._leave_to_parent()
         self._engine.dispose()
 
     @contextmanager
@@ -129,12 +130,15 @@ class Database:
                 yield connection
 
     def _connect(self) -> sa.Connection:
+        self._leave_to_parent()
+        return self._engine.connect()
+
+    def _leave_to_parent(self) -> None:
         # A forked process (a data loader's worker) must neither use nor close the connections of its parent.
         if self._process != os.getpid():
             self._process = os.getpid()
             self._inherited.append(self._engine.pool)
             self._engine.dispose(close=False)
-        return self._engine.connect()
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:
@@ -195,6 +199,8 @@ def _create_engine(url: sa.URL) -> sa.Engine:
     if url.drivername == "sqlite":
         event.listen(engine, "connect", lambda connection, record: _set_pragmas(connection, _file(url)))
         event.listen(engine, "begin", _begin)
+    else:
+        event.listen(engine, "connect", lambda connection, record: _wait_for_disk(connection))
     return engine
 
 
@@ -224,6 +230,14 @@ def _set_pragmas(connection: Any, file: Path | None) -> None:
     if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
         with _writing_alone(file):
             connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _wait_for_disk(connection: Any) -> None:
+    # Whoever has turned this off for the server, the database or the user did not have an acknowledgement in mind.
+    connection.execute(
+        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+    )
+    connection.commit()
 
 
 def _begin(connection: sa.Connection) -> None:

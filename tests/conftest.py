@@ -26,9 +26,11 @@ def postgresql_server() -> Iterator[str]:
         pytest.skip(str(error))
 
 
-def _create_postgresql_schema(server: str) -> str:
-    import psycopg
-
+@pytest.fixture
+def postgresql_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a new, empty store in PostgreSQL."""
+    psycopg = pytest.importorskip("psycopg")
+    server = request.getfixturevalue("postgresql_server")
     name = f"test_{uuid.uuid4().hex}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"CREATE SCHEMA {name}")
@@ -40,8 +42,7 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a new, empty store."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'feedback.db'}"
-    pytest.importorskip("psycopg")
-    return _create_postgresql_schema(request.getfixturevalue("postgresql_server"))
+    return str(request.getfixturevalue("postgresql_url"))
 
 
 @pytest.fixture
