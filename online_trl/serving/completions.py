@@ -143,7 +143,8 @@ class Completions:
                 answer.settled = True
             rows = self._store.submit_interactions([answer.interaction() for answer in due])
             # A client that hangs up now takes back nothing that has been sent.
-            see(await self._arrivals.wait(rows))
+            stored = await self._arrivals.wait(rows)
+            see(stored)
 
 
 @dataclass(eq=False)
