@@ -1,10 +1,10 @@
 """
 Erasure, the one real delete of the log: what a user asked and said, or one answer and what was said about it.
 
-What goes: the interactions, the later turns of the conversation, whose prompts quote them, the feedback about any of
-these, and the rows that supersede that feedback. What stays is a tombstone with a `seq` of its own: the ids of the
-erased rows, so that readers who have them can honour it, and a hash of whom or what they were. An erased row does not
-come back, however often it is sent again.
+What goes: the interactions, the later turns of the conversation, whose prompts quote them, what else the same user
+asked with such a quotation, the feedback about any of these, and the rows that supersede that feedback. What stays is
+a tombstone with a `seq` of its own: the ids of the erased rows, so that readers who have them can honour it, and a
+hash of whom or what they were. An erased row does not come back, however often it is sent again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from ..migrations import schema
 from ..types import ErasedSubject, Feedback, Interaction, Tombstone, utcnow
 from .errors import ErasedError, UnknownInteractionError, UnknownUserError
+from .quotations import quotations
 from .rows import Lookup, insert_rows, interval, move_position, position, where_in
 
 _answers = schema.interactions.c
@@ -31,6 +32,18 @@ _CHUNK = 500
 # What every write asks is built once.
 _ANY_TOMBSTONE = sa.select(_tombstones.seq).limit(1)
 _ERASED = Lookup(sa.select(_erased.row_id), _erased.row_id)
+
+# The answers of one request have these in common; another request for the same turn regenerates one of them.
+_OF_ONE_REQUEST = (
+    _answers.session_id,
+    _answers.user_id,
+    _answers.purpose,
+    _answers.prompt_key,
+    _answers.policy_version,
+    _answers.parent_id,
+    _answers.regenerates,
+    _answers.upstream_id,
+)
 
 
 def subject_hash(subject: ErasedSubject, name: str) -> str:
@@ -45,13 +58,14 @@ def key_of_erased(idempotency_key: str) -> str:
 
 def erase_user(connection: sa.Connection, user_id: str) -> Tombstone:
     """Erases what a user asked and said."""
-    answers = _ids(connection, sa.select(_answers.interaction_id).where(_answers.user_id == user_id))
+    asked = _ids(connection, sa.select(_answers.interaction_id).where(_answers.user_id == user_id))
+    answers = _closure(asked, lambda names: _quoting(connection, names))
     said = _ids(connection, sa.select(_rows.feedback_id).where(_rows.user_id == user_id))
     return _erase(connection, ErasedSubject.USER, user_id, answers, said)
 
 
 def erase_interaction(connection: sa.Connection, interaction_id: str) -> Tombstone:
-    """Erases one answer with what was said about it, and the turns that quote it."""
+    """Erases one answer with what was said about it, and what quotes it."""
     named = _ids(connection, sa.select(_answers.interaction_id).where(_answers.interaction_id == interaction_id))
     if not named:
         if interaction_id not in erased_among(connection, [interaction_id]):
@@ -59,7 +73,19 @@ def erase_interaction(connection: sa.Connection, interaction_id: str) -> Tombsto
         # It may have gone with its user, or with an earlier turn.
         number = sa.select(_erased.tombstone_seq).where(_erased.row_id == interaction_id).scalar_subquery()
         return _read(connection, sa.select(*_tombstones).where(_tombstones.seq == number))[0]
-    return _erase(connection, ErasedSubject.INTERACTION, interaction_id, named, set())
+    return _erase(connection, ErasedSubject.INTERACTION, interaction_id, _with_quotations(connection, named), set())
+
+
+def erase_completion(connection: sa.Connection, completion_id: str) -> Tombstone:
+    """Erases every answer of one completion, by the id of an answer or the one that its upstream server gave it."""
+    is_named = (_answers.interaction_id == completion_id) | (_answers.upstream_id == completion_id)
+    named = connection.execute(sa.select(*_OF_ONE_REQUEST).where(is_named).order_by(_answers.seq).limit(1)).first()
+    if named is None:
+        former = tombstones_of(connection, ErasedSubject.INTERACTION, completion_id)
+        return former[-1] if former else erase_interaction(connection, completion_id)
+    same = (column.is_not_distinct_from(value) for column, value in zip(_OF_ONE_REQUEST, named, strict=True))
+    choices = _ids(connection, sa.select(_answers.interaction_id).where(*same))
+    return _erase(connection, ErasedSubject.INTERACTION, completion_id, _with_quotations(connection, choices), set())
 
 
 def tombstones(connection: sa.Connection, *, after: int, upto: int | None) -> list[Tombstone]:
@@ -106,7 +132,6 @@ def _marks(row: Interaction | Feedback) -> tuple[str, ...]:
 def _erase(
     connection: sa.Connection, subject: ErasedSubject, name: str, answers: set[str], said: set[str]
 ) -> Tombstone:
-    answers = _closure(answers, lambda names: _quoting(connection, names))
     said |= _where_in(connection, _feedback_about(), _links.interaction_id, answers)
     said = _closure(said, lambda names: _where_in(connection, sa.select(_rows.feedback_id), _rows.supersedes, names))
     former = tombstones_of(connection, subject, name)
@@ -131,6 +156,10 @@ def _closure(names: set[str], following: Callable[[Collection[str]], set[str]]) 
         ahead = following(ahead) - found
         found |= ahead
     return found
+
+
+def _with_quotations(connection: sa.Connection, names: set[str]) -> set[str]:
+    return _closure(names, lambda ahead: _quoting(connection, ahead) | quotations(connection, ahead))
 
 
 def _quoting(connection: sa.Connection, names: Collection[str]) -> set[str]:

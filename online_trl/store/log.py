@@ -21,7 +21,7 @@ from ..database import Database
 from ..migrations import schema
 from ..types import ErasedSubject, Feedback, Interaction, Message, Purpose, Tombstone
 from .conversations import Turn, find_turn
-from .erasure import erase_interaction, erase_user, erased_among, tombstones
+from .erasure import erase_completion, erase_interaction, erase_user, erased_among, tombstones
 from .group import AddFeedback, AddInteractions, Result, RunTask, Screen
 from .keys import ApiKeys
 from .quarantine import (
@@ -319,8 +319,8 @@ class FeedbackStore:
 
     def erase_interaction(self, interaction_id: str) -> Tombstone:
         """
-        Erases an answer, the later turns of its conversation, which quote it, and what anybody said about them. Other
-        answers to the same prompt stay.
+        Erases an answer, the later turns of its conversation and what else the same user asked that quotes it, and
+        what anybody said about them. Other answers to the same prompt stay.
 
         Args:
             interaction_id (`str`):
@@ -333,6 +333,26 @@ class FeedbackStore:
             [`UnknownInteractionError`]: if it never was in the log.
         """
         return self._erase(lambda connection: erase_interaction(connection, interaction_id))
+
+    def erase_completion(self, completion_id: str) -> Tombstone:
+        """
+        Erases all answers of one completion as [`erase_interaction`] erases one.
+
+        Requests for the same turn that were answered at the same time, by the same version and in the same
+        conversation, cannot be told from the choices of one, and go together.
+
+        Args:
+            completion_id (`str`):
+                Id of one of the answers, or the id that an upstream server gave the completion. Doing it twice does
+                nothing more.
+
+        Returns:
+            [`~types.Tombstone`]: What stays in the log.
+
+        Raises:
+            [`UnknownInteractionError`]: if it never was in the log.
+        """
+        return self._erase(lambda connection: erase_completion(connection, completion_id))
 
     def tombstones(self, *, after: int = 0, upto: int | None = None) -> list[Tombstone]:
         """

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from online_trl import database
 from online_trl.types import Feedback, Scope, new_id
 from serving.small_app import SmallApp, small_app
 
@@ -149,6 +152,31 @@ def test_deleted_completion_is_erased(app: SmallApp, completions: Any):
     with pytest.raises(openai.NotFoundError, match="erased"):
         app.run(completions.update(answer, metadata={"feedback": "up"}))
     assert app.store.tombstones()[-1].subject.value == "interaction"
+
+
+def test_all_choices_of_a_completion_are_erased_and_again_is_as_good_as_once(app: SmallApp, completions: Any):
+    question = [{"role": "user", "content": "Two, please"}]
+    completion = app.run(completions.create(model="default", messages=question, max_tokens=4, n=2))
+    ids = [choice.interaction_id for choice in completion.choices]
+    for name in (completion.id, ids[1], completion.id):
+        assert app.run(completions.delete(name)).deleted
+    assert app.store.erased_among(ids) == set(ids)
+
+
+def test_an_interrupted_erasure_is_finished_by_the_next(
+    tmp_path: Path, policy_folders: list[Path], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.5)
+    secret = "my number is 0815 4711"
+    with small_app(tmp_path, policy_folders[0]) as app:
+        answer = app.add_answer(prompt=[{"role": "user", "content": secret}])
+        with closing(sqlite3.connect(tmp_path / "feedback.db", isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM interactions").fetchone()
+            with pytest.raises(openai.InternalServerError, match="erase it again"):
+                app.run(client(app).chat.completions.delete(answer))
+        assert app.run(client(app).chat.completions.delete(answer)).deleted
+        assert [path.name for path in tmp_path.iterdir() if secret.encode() in path.read_bytes()] == []
 
 
 def test_scopes_decide_who_may_look_say_and_erase(tmp_path: Path, policy_folders: list[Path]):

@@ -10,7 +10,7 @@ from datasets import Dataset
 from online_trl.preferences import import_dataset, read_preferences
 from online_trl.store import ErasedError, FeedbackStore, Screening, Trace, UnknownInteractionError, UnknownUserError
 from online_trl.store.erasure import subject_hash
-from online_trl.types import ErasedSubject, Feedback, FeedbackKind, Interaction, new_id
+from online_trl.types import ANONYMOUS, ErasedSubject, Feedback, FeedbackKind, Interaction, Purpose, new_id
 
 SECRET = "my number is 0815 4711"
 
@@ -66,6 +66,59 @@ def test_an_interaction_goes_with_the_turns_that_quote_it(store):
     assert set(tombstone.interaction_ids) == {row.interaction_id for row in (first, linked, repeated, last)}
     assert [row.interaction_id for row in store.interactions()] == [sibling.interaction_id, elsewhere.interaction_id]
     assert store.feedback() == [kept]
+
+
+def test_what_the_same_user_quotes_it_in_goes_too(store):
+    first = interaction("Noted.", SECRET)
+    going_on = [{"role": "system", "content": "Be brief."}, *first.prompt, *first.completion, *interaction().prompt]
+    title = {"prompt": f"Find a title: USER: {SECRET} ASSISTANT: Noted.", "purpose": Purpose.BACKGROUND}
+    quoting = [
+        interaction("Fine.", going_on, session_id="named later"),
+        interaction("Fine.", going_on, session_id="judged", purpose=Purpose.EVALUATION),
+        interaction("Numbers", **title, session_id="of the front-end"),
+    ]
+    kept = [
+        interaction("Fine.", going_on, session_id="of bob", user_id="bob"),
+        interaction("Numbers", **title, user_id="bob"),
+        interaction("Parcels", "Find a title: USER: Where?", purpose=Purpose.BACKGROUND),
+        interaction("Noted.", f"Once more: {SECRET}"),
+    ]
+    store.add_interactions([first, *quoting, *kept])
+    erased = store.erase_interaction(first.interaction_id).interaction_ids
+    assert erased == tuple(row.interaction_id for row in (first, *quoting))
+
+
+def test_those_who_give_no_name_are_not_one_user(store):
+    first, stranger = (interaction("Hello!", "Hi", user_id=ANONYMOUS, session_id=name) for name in ("one", "other"))
+    title = {"purpose": Purpose.BACKGROUND, "user_id": ANONYMOUS, "prompt": "A title for: Hi / Hello!"}
+    own, of_stranger = (interaction("Greetings", **title, session_id=name) for name in ("one", "other"))
+    store.add_interactions([first, stranger, own, of_stranger])
+    erased = store.erase_interaction(first.interaction_id).interaction_ids
+    assert erased == (first.interaction_id, own.interaction_id)
+
+
+@pytest.mark.parametrize("named", [0, 1])
+@pytest.mark.parametrize("upstream", [None, "chatcmpl-1"])
+def test_a_completion_goes_with_all_of_its_choices(store, named, upstream):
+    choices = [interaction(text, upstream_id=upstream) for text in ("a", "b")]
+    again = interaction("c", regenerates=choices[1].interaction_id, upstream_id=upstream and "chatcmpl-2")
+    elsewhere = interaction("a", session_id="elsewhere", upstream_id=upstream and "chatcmpl-3")
+    store.add_interactions([*choices, again, elsewhere])
+    name = choices[named].interaction_id
+    tombstone = store.erase_completion(name)
+    assert tombstone.interaction_ids == tuple(row.interaction_id for row in choices)
+    assert [row.completion[0]["content"] for row in store.interactions()] == ["c", "a"]
+    assert store.erase_completion(name) == store.erase_interaction(name) == tombstone
+    assert store.erase_completion(choices[1 - named].interaction_id) == tombstone
+
+
+def test_a_completion_is_erased_by_the_name_of_its_upstream_twice(store):
+    store.add_interactions([interaction(text, upstream_id="chatcmpl-1") for text in ("a", "b")])
+    tombstone = store.erase_completion("chatcmpl-1")
+    assert len(tombstone.interaction_ids) == 2
+    assert store.erase_completion("chatcmpl-1") == tombstone
+    with pytest.raises(UnknownInteractionError, match="chatcmpl-2"):
+        store.erase_completion("chatcmpl-2")
 
 
 def test_erasing_twice_leaves_one_tombstone(store):

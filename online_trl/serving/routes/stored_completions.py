@@ -54,11 +54,10 @@ def stored_completions_router(service: Service) -> APIRouter:
     )
     async def delete_chat_completion(completion_id: CompletionId) -> DeletedCompletion:
         """
-        Erases an answer, the later turns of its conversation, and all that was said about them, for good. That takes
-        the scope `admin`, here as under `/v1/interactions`.
+        Erases all answers of a completion, what quotes them, and all that was said about them, for good. That takes
+        the scope `admin`, here as under `/v1/interactions`. Twice is as good as once.
         """
-        interaction = await find_interaction(service, completion_id)
-        await asyncio.to_thread(service.store.erase_interaction, interaction.interaction_id)
+        await asyncio.to_thread(service.store.erase_completion, completion_id)
         return DeletedCompletion(id=completion_id)
 
     return router

@@ -41,7 +41,7 @@ def trust_router(service: Service) -> APIRouter:
 
     @router.delete("/v1/interactions/{interaction_id}", responses=error_responses(404, 422))
     def erase_interaction(interaction_id: Annotated[Name, Path()]) -> TombstoneReply:
-        """Erases an answer, the later turns that quote it, and what was said about them. Twice is as good as once."""
+        """Erases an answer, what quotes it, and what was said about them. Twice is as good as once."""
         return TombstoneReply.of(store.erase_interaction(interaction_id))
 
     return router
