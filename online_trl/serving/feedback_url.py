@@ -77,9 +77,10 @@ class FeedbackUrls:
         self._seconds = settings.feedback_url_seconds
         self._public_url = settings.public_url
 
-    def url(self, interaction_ids: Sequence[str], *, base_url: str) -> str:
+    def url(self, interaction_ids: Sequence[str], *, base_url: str) -> str | None:
         """
-        Returns the URL for feedback on the answers of one reply.
+        Returns the URL for feedback on the answers of one reply, or `None` if the settings allow no kind that is about
+        so few.
 
         Args:
             interaction_ids (`Sequence[str]`):
@@ -88,6 +89,8 @@ class FeedbackUrls:
                 Address that the request for them came to; the settings' `public_url` goes before it.
         """
         kinds = tuple(kind for kind in self._kinds if len(interaction_ids) > 1 or kind not in _OF_SEVERAL)
+        if not kinds:
+            return None
         expires = int(time.time()) + self._seconds
         grant = FeedbackGrant(interaction_ids=tuple(interaction_ids), kinds=kinds, expires=expires)
         query = [

@@ -28,8 +28,9 @@ def urls(store: FeedbackStore, **settings: Any) -> FeedbackUrls:
     return FeedbackUrls(store.keys, ServerSettings(**settings))
 
 
-def read(url: str) -> tuple[FeedbackGrant, str]:
+def read(url: str | None) -> tuple[FeedbackGrant, str]:
     """Returns what a URL says, and its signature."""
+    assert url is not None
     query = parse_qsl(urlsplit(url).query)
     fields = dict(query)
     grant = FeedbackGrant(
@@ -48,6 +49,7 @@ def thumb(**fields: Any) -> Feedback:
 
 def test_url_says_what_it_allows(store: FeedbackStore):
     url = urls(store, feedback_url_seconds=60).url(["i-1", "i-2"], base_url=BASE)
+    assert url is not None
     grant, signature = read(url)
     assert url.startswith("http://localhost:8000/v1/signed-feedback?interaction=i-1&interaction=i-2&kind=binary&")
     assert grant.interaction_ids == ("i-1", "i-2")
@@ -61,9 +63,16 @@ def test_url_for_one_answer_does_not_allow_what_takes_several(store: FeedbackSto
     assert [kind.value for kind in grant.kinds] == ["binary", "rating", "correction", "implicit"]
 
 
+def test_no_url_is_signed_that_would_allow_nothing(store: FeedbackStore):
+    signed = urls(store, feedback_url_kinds=[FeedbackKind.COMPARISON, FeedbackKind.RANKING])
+    assert signed.url(["i-1"], base_url=BASE) is None
+    assert read(signed.url(["i-1", "i-2"], base_url=BASE))[0].kinds == (FeedbackKind.COMPARISON, FeedbackKind.RANKING)
+
+
 def test_settings_choose_the_kinds_and_the_address(store: FeedbackStore):
     chosen = urls(store, feedback_url_kinds=[FeedbackKind.BINARY], public_url="https://chat.example.org")
     url = chosen.url(["i-1"], base_url=BASE)
+    assert url is not None
     assert url.startswith("https://chat.example.org/v1/signed-feedback?")
     assert read(url)[0].kinds == (FeedbackKind.BINARY,)
 

@@ -31,7 +31,9 @@ def app(tmp_path_factory: pytest.TempPathFactory, policy_folders: list[Path]) ->
 
 
 def url_for(app: SmallApp, *interaction_ids: str) -> str:
-    return FeedbackUrls(app.store.keys, ServerSettings(**SETTINGS)).url(interaction_ids, base_url=LOCAL)
+    url = FeedbackUrls(app.store.keys, ServerSettings(**SETTINGS)).url(interaction_ids, base_url=LOCAL)
+    assert url is not None
+    return url
 
 
 def post(app: SmallApp, url: str, body: Any, **headers: str) -> tuple[httpx.Response, list[Feedback]]:
@@ -176,3 +178,9 @@ def test_reply_with_several_answers_brings_a_url_for_comparing_them(app: SmallAp
     reply = chat(app, n=2)
     _, (row,) = post(app, reply.headers["X-Feedback-Url"], {"kind": "comparison", "value": "first"})
     assert row.interaction_ids == [choice["interaction_id"] for choice in reply.json()["choices"]]
+
+
+def test_reply_brings_no_url_that_would_allow_nothing(tmp_path: Path, policy_folders: list[Path]):
+    with small_app(tmp_path, policy_folders[0], feedback_url_kinds=[FeedbackKind.COMPARISON]) as app:
+        assert "X-Feedback-Url" not in chat(app).headers
+        assert "X-Feedback-Url" in chat(app, n=2).headers

@@ -30,7 +30,8 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         "headers": {
             "X-Interaction-Id": {"description": "Ids of the answers in the log.", "schema": {"type": "string"}},
             "X-Feedback-Url": {
-                "description": "Takes feedback on the answers without a key, see `/v1/signed-feedback`.",
+                "description": "Takes feedback on the answers without a key, see `/v1/signed-feedback`. Missing if "
+                "the server is set to allow no feedback that is about so few answers.",
                 "schema": {"type": "string", "format": "uri"},
             },
         },
@@ -58,10 +59,9 @@ def chat_router(service: Service) -> APIRouter:
         if body.user is not None:
             service.rate_limits.count_users([body.user])
         reply = await completions.reply(body, await request.json(), occasion)
-        headers = {
-            "X-Interaction-Id": ", ".join(reply.interaction_ids),
-            "X-Feedback-Url": feedback_urls.url(reply.interaction_ids, base_url=str(request.base_url)),
-        }
+        headers = {"X-Interaction-Id": ", ".join(reply.interaction_ids)}
+        if feedback_url := feedback_urls.url(reply.interaction_ids, base_url=str(request.base_url)):
+            headers["X-Feedback-Url"] = feedback_url
         first = await _first_piece(reply, request)
         if first is None:
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
