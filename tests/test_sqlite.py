@@ -133,6 +133,53 @@ def test_writers_wait_for_each_others_checkpoints_where_sqlite_has_the_defect(tm
         assert store.add_interaction(interaction()).seq == (1 if waits else 2)
 
 
+_WRITE_AND_LEAVE = """
+import sys
+from online_trl.store import FeedbackStore
+from online_trl.types import Interaction
+
+message = [{"role": "user", "content": "x" * 1000}]
+for _ in range(30):
+    with FeedbackStore(sys.argv[1]) as store:
+        for _ in range(5):
+            store.add_interaction(
+                Interaction(prompt=message, completion=message, policy_version="p", session_id="s", user_id="u")
+            )
+"""
+
+
+def test_a_reader_that_leaves_last_empties_the_write_ahead_log_under_nobody_who_writes(tmp_path):
+    path = tmp_path / "feedback.db"
+    url = f"sqlite:///{path}"
+    FeedbackStore(url).close()
+    writers = [subprocess.Popen([sys.executable, "-c", _WRITE_AND_LEAVE, url]) for _ in range(2)]
+    found = [0]
+    # Closing checkpoints whenever both writers happen to have left.
+    while any(writer.poll() is None for writer in writers):
+        with FeedbackStore(url) as reader:
+            found.append(reader.latest_seq())
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert found == sorted(found)
+    with FeedbackStore(url) as store:
+        assert [row.seq for row in store.interactions()] == list(range(1, 301))
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
+
+
+def test_a_reader_that_leaves_last_loses_nothing(tmp_path):
+    path = tmp_path / "feedback.db"
+    reader = FeedbackStore(f"sqlite:///{path}")
+    reader.latest_seq()
+    with FeedbackStore(f"sqlite:///{path}") as writer:
+        writer.add_interaction(interaction())
+    assert (tmp_path / "feedback.db-wal").stat().st_size > 0
+    reader.close()
+    assert not (tmp_path / "feedback.db-wal").exists()
+    with FeedbackStore(f"sqlite:///{path}") as store:
+        assert store.add_interaction(interaction()).seq == 2
+
+
 def test_a_link_to_a_log_has_the_lock_of_the_log(tmp_path, monkeypatch):
     monkeypatch.setattr(database, "sqlite_version_info", (3, 40, 1))
     monkeypatch.setattr(database, "_BUSY_SECONDS", 0.01)
