@@ -25,6 +25,10 @@ PATHS = (
     "/v1/quarantine/release",
     "/api/public/scores",
     "/api/public/ingestion",
+    "/v1/log/get-interactions",
+    "/v1/log/session-interactions",
+    "/v1/log/erased-among",
+    "/v1/log/trace",
 )
 
 
