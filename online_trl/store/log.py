@@ -32,8 +32,8 @@ from .quarantine import (
     read_admitted,
     release,
 )
-from .related import read_by_index, related_feedback, related_regenerations
-from .rows import Record, counts, find, interval, position, select_records, storable, where_in
+from .related import RELATED_FEEDBACK, RELATED_REGENERATIONS, read_by_index
+from .rows import Record, counts, find, interval, position, read_records, select_records, storable, where_in
 from .tracing import Trace, trace
 from .writer import Writer
 
@@ -264,7 +264,8 @@ class FeedbackStore:
                 Last `seq` to read. Defaults to the end of the log.
         """
         with self._database.reading() as connection:
-            return read_admitted(connection, admitted_feedback(after=after, upto=upto), upto=upto)
+            rows = connection.execute(admitted_feedback(after=after, upto=upto)).mappings()
+            return read_admitted(connection, rows, upto=upto)
 
     def quarantined(self, *, after: int = 0, limit: int | None = None) -> list[QuarantinedFeedback]:
         """
@@ -400,8 +401,8 @@ class FeedbackStore:
                 Last `seq` to read.
         """
         with self._database.reading() as connection:
-            read_by_index(connection)
-            return read_admitted(connection, related_feedback(after=after, upto=upto), upto=upto)
+            rows = read_by_index(connection, RELATED_FEEDBACK, after=after, upto=upto)
+            return read_admitted(connection, rows, upto=upto)
 
     def related_regenerations(self, *, after: int, upto: int) -> list[Interaction]:
         """
@@ -416,10 +417,9 @@ class FeedbackStore:
             upto (`int`):
                 Last `seq` to read.
         """
-        query = related_regenerations(after=after, upto=upto)
         with self._database.reading() as connection:
-            read_by_index(connection)
-            return [Interaction(**row) for row in connection.execute(query).mappings()]
+            rows = read_by_index(connection, RELATED_REGENERATIONS, after=after, upto=upto)
+            return list(read_records(Interaction, rows))
 
     def get_interactions(self, ids: Iterable[str]) -> dict[str, Interaction]:
         """Returns the interactions of these ids, by id; unknown ids are missing from the result."""
@@ -463,7 +463,7 @@ class FeedbackStore:
         query = select_records(Interaction).where(schema.interactions.c.seq <= upto)
         with self._database.reading() as connection:
             rows = where_in(connection, query, schema.interactions.c.session_id, session_ids)
-        return sorted((Interaction(**row) for row in rows), key=lambda row: row.seq or 0)
+        return sorted(read_records(Interaction, rows), key=lambda row: row.seq or 0)
 
     def find_turn(
         self,
@@ -520,4 +520,4 @@ class FeedbackStore:
 
     def _read(self, record: type[Record], query: sa.Select[Any]) -> list[Record]:
         with self._database.reading() as connection:
-            return [record(**row) for row in connection.execute(query).mappings()]
+            return list(read_records(record, connection.execute(query).mappings()))

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from ..migrations import schema
 from ..types import ANONYMOUS, Feedback, QuarantineReason, utcnow
 from .errors import NotQuarantinedError
-from .rows import Lookup, insert_rows, interval, move_position, position, select_records, where_in
+from .rows import Bound, Lookup, insert_rows, interval, move_position, position, read_records, select_records, where_in
 
 _rows = schema.feedback.c
 _held = schema.quarantine.c
@@ -167,10 +167,10 @@ def release(connection: sa.Connection, feedback_ids: Iterable[str]) -> list[Feed
     insert_rows(connection, schema.quarantine_releases, released)
     move_position(connection, end + len(released))
     rows = where_in(connection, select_admitted(), _rows.feedback_id, names)
-    return sorted((Feedback(**row) for row in rows), key=lambda row: row.seq or 0)
+    return sorted(read_records(Feedback, rows), key=lambda row: row.seq or 0)
 
 
-def select_admitted(upto: int | None = None) -> sa.Select[Any]:
+def select_admitted(upto: Bound | None = None) -> sa.Select[Any]:
     """Selects the feedback that counted at a position; the `seq` of a released row is that of its release."""
     released = _released.seq if upto is None else sa.case((_released.seq <= upto, _released.seq))
     seq = sa.func.coalesce(released, _rows.seq)
@@ -190,9 +190,9 @@ def admitted_feedback(*, after: int, upto: int | None) -> sa.Select[Any]:
     return select_admitted(upto).join(members, members.c.seq == _rows.seq).order_by("seq")
 
 
-def read_admitted(connection: sa.Connection, query: sa.Select[Any], *, upto: int | None) -> list[Feedback]:
-    """Returns the admitted rows of a query; what supersedes a row that waits names what that was to replace."""
-    rows = [Feedback(**row) for row in connection.execute(query).mappings()]
+def read_admitted(connection: sa.Connection, admitted: Iterable[sa.RowMapping], *, upto: int | None) -> list[Feedback]:
+    """Makes records of admitted rows; what supersedes a row that waits names what that was to replace."""
+    rows = list(read_records(Feedback, admitted))
     waiting = _waiting(connection, {row.supersedes for row in rows} - {row.feedback_id for row in rows}, upto)
     return [
         replace(row, supersedes=_last(row.supersedes, waiting)) if row.supersedes in waiting else row for row in rows

@@ -15,28 +15,30 @@ _rows = schema.feedback.c
 _links = schema.feedback_interactions.c
 _answers = schema.interactions.c
 _released = schema.quarantine_releases.c
+_after, _upto = sa.bindparam("after", type_=_rows.seq.type), sa.bindparam("upto", type_=_rows.seq.type)
 
 
-def read_by_index(connection: sa.Connection) -> None:
+def read_by_index(connection: sa.Connection, query: sa.Select[Any], *, after: int, upto: int) -> sa.MappingResult:
     """
-    Keeps the database from reading whole tables for what follows in the transaction.
+    Returns the rows of one of the queries below, and keeps the database from reading whole tables for them.
 
-    An interval touches few rows, however long the log is. PostgreSQL cannot know how few, and would rather scan.
+    An interval touches few rows, however long the log is. PostgreSQL cannot know how few, and would rather scan, or
+    compile a query that is over before it is compiled.
     """
     if connection.dialect.name == "postgresql":
-        for method in ("seqscan", "hashjoin", "mergejoin"):
-            connection.exec_driver_sql(f"SET LOCAL enable_{method} = off")
+        for setting in ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"):
+            connection.exec_driver_sql(f"SET LOCAL {setting} = off")
+    return connection.execute(query, {"after": after, "upto": upto}).mappings()
 
 
-def related_feedback(*, after: int, upto: int) -> sa.Select[Any]:
-    """Selects the feedback of the interval, that about its prompts, and what supersedes that, as far as it counts."""
-    touched = _touched_prompts(after, upto)
+def _related_feedback() -> sa.Select[Any]:
+    touched = _touched_prompts()
     about = (
         sa.select(_links.feedback_seq.label("seq"))
         .where(_links.interaction_id == _answers.interaction_id, _answers.prompt_key == touched.c.prompt_key)
         .cte("about")
     )
-    fresh = interval(sa.select(_rows.seq), _rows.seq, after, upto)
+    fresh = interval(sa.select(_rows.seq), _rows.seq, _after, _upto)
     begins = sa.union(sa.select(about.c.seq), fresh).cte("begins")
     bears = sa.select(begins.c.seq).cte("bears", recursive=True)
     superseded, amending = schema.feedback.alias("superseded"), schema.feedback.alias("amending")
@@ -46,13 +48,12 @@ def related_feedback(*, after: int, upto: int) -> sa.Select[Any]:
         .join(bears, superseded.c.seq == bears.c.seq)
     )
     bears = bears.union(amends)
-    query = select_admitted(upto).join(bears, _rows.seq == bears.c.seq)
-    return query.where(_rows.seq <= upto).order_by("seq")
+    query = select_admitted(_upto).join(bears, _rows.seq == bears.c.seq)
+    return query.where(_rows.seq <= _upto).order_by("seq")
 
 
-def related_regenerations(*, after: int, upto: int) -> sa.Select[Any]:
-    """Selects the answers that replaced another to a prompt of the interval, those, and what went on from both."""
-    touched = _touched_prompts(after, upto)
+def _related_regenerations() -> sa.Select[Any]:
+    touched = _touched_prompts()
     siblings = (
         sa.select(_answers.interaction_id, _answers.regenerates)
         .where(_answers.prompt_key == touched.c.prompt_key, _answers.regenerates.is_not(None))
@@ -64,25 +65,32 @@ def related_regenerations(*, after: int, upto: int) -> sa.Select[Any]:
     followers = sa.select(_answers.seq).where(_answers.parent_id == turn)
     related = sa.union(members, followers).cte("related")
     query = select_records(Interaction).join(related, _answers.seq == related.c.seq)
-    return query.where(_answers.seq <= upto).order_by(_answers.seq)
+    return query.where(_answers.seq <= _upto).order_by(_answers.seq)
 
 
-def _touched_prompts(after: int, upto: int) -> sa.CTE:
+def _touched_prompts() -> sa.CTE:
     """The prompts that were asked or judged in the interval, or whose regenerated answer a user went on from."""
     is_about = _links.interaction_id == _answers.interaction_id
-    asked = interval(sa.select(_answers.prompt_key), _answers.seq, after, upto)
-    judged = interval(sa.select(_answers.prompt_key).where(is_about), _links.feedback_seq, after, upto)
+    asked = interval(sa.select(_answers.prompt_key), _answers.seq, _after, _upto)
+    judged = interval(sa.select(_answers.prompt_key).where(is_about), _links.feedback_seq, _after, _upto)
     released = interval(
         sa.select(_answers.prompt_key).where(is_about, _links.feedback_seq == _released.feedback_seq),
         _released.seq,
-        after,
-        upto,
+        _after,
+        _upto,
     )
     next_turn = schema.interactions.alias("next_turn")
     went_on = interval(
         sa.select(_answers.prompt_key).join(next_turn, next_turn.c.parent_id == _answers.interaction_id),
         next_turn.c.seq,
-        after,
-        upto,
+        _after,
+        _upto,
     ).where(_answers.regenerates.is_not(None))
     return sa.union(asked, judged, released, went_on).cte("touched")
+
+
+# Built once: to build a statement takes about as long as to answer it.
+RELATED_FEEDBACK = _related_feedback()
+"""The feedback of the interval, that about its prompts, and what supersedes that, as far as it counts."""
+RELATED_REGENERATIONS = _related_regenerations()
+"""The answers that replaced another to a prompt of the interval, those, and what went on from both."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import fields, replace
 from datetime import timezone
 from operator import attrgetter
@@ -26,6 +26,7 @@ from .errors import (
 from .statements import statement_key
 
 Record = TypeVar("Record", Interaction, Feedback)
+Bound = int | sa.BindParameter[int]
 
 _TABLES = {Interaction: schema.interactions, Feedback: schema.feedback}
 
@@ -55,7 +56,7 @@ def select_records(record: type[Interaction] | type[Feedback]) -> sa.Select[Any]
     return sa.select(*(columns[name] for name in _FIELDS[record]))
 
 
-def interval(query: sa.Select[Any], seq: sa.ColumnElement[int], after: int, upto: int | None) -> sa.Select[Any]:
+def interval(query: sa.Select[Any], seq: sa.ColumnElement[int], after: Bound, upto: Bound | None) -> sa.Select[Any]:
     query = query.where(seq > after)
     return query if upto is None else query.where(seq <= upto)
 
@@ -96,7 +97,14 @@ def where_in(
 
 
 def find(connection: sa.Connection, record: type[Record], key: str, values: Iterable[str]) -> dict[str, Record]:
-    return {row[key]: record(**row) for row in _RECORDS_BY[key].rows(connection, values)}
+    rows = _RECORDS_BY[key].rows(connection, values)
+    return {getattr(row, key): row for row in read_records(record, rows)}
+
+
+def read_records(record: type[Record], rows: Iterable[Mapping[Any, Any]]) -> Iterator[Record]:
+    """Makes records of rows whose columns are the fields in their order, without looking each up by its name."""
+    names = _FIELDS[record]
+    return (record(**dict(zip(names, row.values(), strict=True))) for row in rows)
 
 
 _RECORDS_BY = {
