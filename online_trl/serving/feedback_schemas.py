@@ -26,6 +26,7 @@ from pydantic import (
 
 from ..types import ANONYMOUS, Feedback, FeedbackKind, FeedbackSource, InvalidRecordError, new_id, utcnow
 from . import scores
+from .client_keys import client_key, stored_key
 from .schemas import Name, Text, check_text
 from .settings import ServerSettings
 
@@ -111,6 +112,7 @@ class FeedbackRequest(BaseModel):
             raise InvalidRecordError(
                 "the header `Idempotency-Key` and the body's `idempotency_key` are not the same; send one of them"
             )
+        feedback_id = new_id() if self.feedback_id is None else str(self.feedback_id)
         return Feedback(
             kind=self.kind,
             interaction_ids=one if self.interaction_ids is None else self.interaction_ids,
@@ -121,9 +123,9 @@ class FeedbackRequest(BaseModel):
             tags=self.tags,
             session_id=self.session_id,
             supersedes=self.supersedes,
-            idempotency_key=idempotency_key or self.idempotency_key or "",
+            idempotency_key=stored_key(self.user_id, idempotency_key or self.idempotency_key or feedback_id),
             created_at=self.created_at or utcnow(),
-            feedback_id=new_id() if self.feedback_id is None else str(self.feedback_id),
+            feedback_id=feedback_id,
         )
 
 
@@ -168,11 +170,12 @@ class MetricRequest(BaseModel):
         """Returns it as a row for the log; see [`FeedbackRequest.feedback`]."""
         if self.inference_id is None:
             raise InvalidRecordError("`inference_id` is missing; it names the answer that the metric is about")
+        user_id = scores.user_name("user_id", self.tags.get("user_id") or ANONYMOUS)
         return Feedback(
             interaction_ids=[self.inference_id],
-            user_id=scores.user_name("user_id", self.tags.get("user_id") or ANONYMOUS),
+            user_id=user_id,
             tags=self.tags | {scores.NAME_TAG: self.metric_name},
-            idempotency_key=idempotency_key or "",
+            idempotency_key=stored_key(user_id, idempotency_key) if idempotency_key else "",
             **self._statement(settings.rating_bounds),
         )
 
@@ -262,5 +265,5 @@ class FeedbackReceipt(BaseModel):
             seq=feedback.seq,
             kind=feedback.kind,
             interaction_ids=feedback.interaction_ids,
-            idempotency_key=feedback.idempotency_key,
+            idempotency_key=client_key(feedback),
         )

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, JsonValue, StrictBool, model_validator
 
 from ..types import ANONYMOUS, Feedback, InvalidRecordError, utcnow
 from . import scores
+from .client_keys import stored_key
 from .feedback_schemas import SaidAt
 from .schemas import Name, Text
 from .settings import ServerSettings
@@ -80,15 +81,16 @@ class Score(BaseModel):
         statement = self._statement(settings.rating_bounds)
         comments = [text for text in (statement.get("comment"), self.comment) if text]
         tags = {name: _tag(value) for name, value in (self.metadata or {}).items()}
+        key, user_id = self.id or idempotency_key, self._user_id()
         return Feedback(
             kind=statement["kind"],
             value=statement["value"],
             interaction_ids=[self._interaction_id()],
-            user_id=self._user_id(),
+            user_id=user_id,
             comment="\n".join(comments) or None,
             tags=tags | {scores.NAME_TAG: self.name},
             session_id=self.session_id,
-            idempotency_key=self.id or idempotency_key or "",
+            idempotency_key=stored_key(user_id, key) if key else "",
             created_at=self.timestamp or utcnow(),
         )
 

@@ -16,6 +16,7 @@ import httpx
 
 from feedback import add_comparisons
 from online_trl.registry import ModelRegistry
+from online_trl.serving.client_keys import client_key
 from online_trl.store import FeedbackStore
 from online_trl.trainer import last_complete_checkpoint
 from online_trl.types import Interaction, ModelRole, VersionStatus
@@ -112,7 +113,7 @@ def test_a_killed_run_over_http_uses_every_row_once_though_the_server_is_killed_
         users.join()
     assert steps(tmp_path)[-1] == STEPS
 
-    stored = [row.idempotency_key for row in store.feedback() if row.idempotency_key.startswith("fresh-")]
+    stored = [key for row in store.feedback() if (key := client_key(row)).startswith("fresh-")]
     assert stored == list(dict.fromkeys(stored))
     assert set(users.acknowledged) <= set(stored) <= set(users.sent)
     registry = ModelRegistry(tmp_path / "registry")

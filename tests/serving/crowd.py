@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from online_trl.serving.client_keys import client_key
 from online_trl.store import FeedbackStore
 
 Statement = dict[str, Any]
@@ -178,7 +179,7 @@ class Balance:
 
 def balance(account: Account, store: FeedbackStore) -> Balance:
     """Holds what was acknowledged against the log."""
-    rows = {row.idempotency_key: row for row in store.feedback()}
+    rows = {client_key(row): row for row in store.feedback()}
     comments = Counter(row.comment for row in rows.values())
     found = store.get_interactions(account.answers)
     answers = store.interactions()

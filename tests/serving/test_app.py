@@ -11,6 +11,7 @@ from typing import Any
 import openai
 import pytest
 
+from online_trl.serving.client_keys import client_key
 from online_trl.types import FeedbackKind, FeedbackSource, Purpose, new_id
 from serving.deployment import Deployment
 
@@ -378,7 +379,7 @@ def test_least_that_feedback_needs(deployment: Deployment, answers: list[str]):
     receipt = deployment.http.post("/v1/feedback", json=body).json()
     (row,) = deployment.store.feedback(after=receipt["seq"] - 1)
     assert (row.user_id, row.source, row.tags, row.comment) == ("eve", FeedbackSource.HUMAN, {}, None)
-    assert row.idempotency_key == receipt["idempotency_key"] == row.feedback_id
+    assert client_key(row) == receipt["idempotency_key"] == row.feedback_id
 
 
 def test_feedback_can_be_replaced_and_taken_back(deployment: Deployment, answers: list[str]):

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from online_trl.serving.client_keys import client_key
 from online_trl.types import Feedback, FeedbackKind, new_id
 from serving.small_app import SmallApp, small_app
 
@@ -43,7 +44,7 @@ def test_client_may_make_the_id(app: SmallApp):
     first, again = post(app, body), post(app, body)
     assert first.json() == again.json()
     row = stored(app, first)
-    assert (row.feedback_id, row.idempotency_key, row.session_id) == (name, name, "session-1")
+    assert (row.feedback_id, client_key(row), row.session_id) == (name, name, "session-1")
     assert app.store.latest_seq() == row.seq
     other = post(app, body | {"value": False})
     assert other.status_code == 409
@@ -80,6 +81,21 @@ def test_list_with_a_repeated_and_a_contradicting_row_is_refused_as_a_whole(app:
     assert receipts[1] == first
     assert receipts[0] == receipts[2]
     assert app.store.latest_seq() == before + 1
+
+
+@pytest.mark.parametrize(("one", "other"), [("ada", "bob"), ("ada", "a"), ("a/b", "a")])
+def test_key_counts_for_the_user_who_sends_it(app: SmallApp, one: str, other: str):
+    answer, key = app.add_answer(), new_id()
+    bodies = [
+        thumb(answer, user_id=one, idempotency_key=key),
+        thumb(answer, user_id=other, idempotency_key=key),
+        thumb(answer, user_id=other, idempotency_key=one.removeprefix(other).removeprefix("/") + "/" + key),
+    ]
+    receipts = [post(app, body).json() for body in bodies]
+    assert len({receipt["feedback_id"] for receipt in receipts}) == 3
+    assert [receipt["idempotency_key"] for receipt in receipts] == [body["idempotency_key"] for body in bodies]
+    assert [post(app, body).json() for body in bodies] == receipts
+    assert post(app, bodies[1] | {"value": False}).status_code == 409
 
 
 # Amending and retracting

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from online_trl.serving.client_keys import client_key
 from online_trl.types import Feedback, FeedbackKind, Scope, new_id
 from serving.small_app import SmallApp, small_app
 
@@ -26,7 +27,7 @@ def post(app: SmallApp, path: str, body: Any, **headers: str) -> httpx.Response:
 
 
 def stored(app: SmallApp, key: str) -> Feedback:
-    return next(row for row in app.store.feedback() if row.idempotency_key == key)
+    return next(row for row in app.store.feedback() if client_key(row) == key)
 
 
 def event(answer: str, **body: Any) -> dict[str, Any]:

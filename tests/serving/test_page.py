@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import expect
 
+from online_trl.serving.client_keys import client_key
 from online_trl.types import FeedbackSource
 from serving.deployment import Deployment
 from serving.visitor import FEEDBACK, LOW_CONTRAST, OVERFLOWING, QUESTION, Visitor, chain, printable
@@ -56,7 +57,7 @@ def test_thumb_is_given_amended_and_taken_back(visitor: Visitor):
     assert chain(statements) == [None, 0, 1, None]
     assert {row.session_id for row in statements} == {answer.session_id}
     assert {row.source for row in statements} == {FeedbackSource.HUMAN}
-    assert [row.idempotency_key for row in statements] == [row.feedback_id for row in statements]
+    assert [client_key(row) for row in statements] == [row.feedback_id for row in statements]
     assert answer.policy_version == "policy-0001"
     expect(visitor.page.get_by_text("policy-0001")).to_be_visible()
     assert visitor.problems == []

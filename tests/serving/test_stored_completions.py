@@ -90,6 +90,16 @@ def test_each_user_has_an_opinion_of_their_own(app: SmallApp, completions: Any):
     assert rows[2].supersedes == rows[0].feedback_id
 
 
+def test_nobody_takes_the_keys_of_what_others_set(app: SmallApp, completions: Any):
+    answer = app.add_answer(user_id="ada")
+    for user in ("ada", "eve"):
+        body = {"kind": "correction", "interaction_id": answer, "value": "No.", "user_id": user}
+        key = f"completion/{answer}/correction/ada/0"
+        assert app.request("POST", "/v1/feedback", json=body | {"idempotency_key": key}).status_code == 201
+    app.run(completions.update(answer, metadata={"correction": "Better."}))
+    assert [(row.user_id, row.value) for row in said(app, answer)][2:] == [("ada", "Better.")]
+
+
 def test_clients_that_say_the_same_at_once_make_one_row(app: SmallApp, completions: Any):
     answer = app.add_answer()
 

@@ -24,8 +24,8 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=256,
-        description="The same key and statement again have the same reply and are one row; with another statement the "
-        "reply is 409. In a list, each statement has its own `idempotency_key` instead.",
+        description="The same key and statement of a user again have the same reply and are one row; with another "
+        "statement the reply is 409. In a list, each statement has its own `idempotency_key` instead.",
     ),
 ]
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from ...store import ErasedError, IdempotencyConflictError, UnknownInteractionError
 from ...types import InvalidRecordError, Scope
 from ..access import requires
+from ..client_keys import client_key
 from ..errors import RefusalError, error_responses, error_status, invalid_message
 from ..feedback import record_feedback
 from ..langfuse import (
@@ -60,7 +61,7 @@ def langfuse_router(service: Service) -> APIRouter:
         """Takes one score or a list of them; of a list, each is stored or refused for itself."""
         if isinstance(body, Score):
             (stored,) = await record_feedback(service, [body.feedback(service.settings)])
-            return CreatedScore(id=stored.idempotency_key)
+            return CreatedScore(id=client_key(stored))
         outcomes = await _record_each(service, body, Score.model_validate)
         return _list_reply(outcomes)
 
@@ -90,7 +91,7 @@ async def _record(service: Service, item: dict[str, Any], read: Callable[[dict[s
         return _Outcome(status=error_status(error), message=str(error))
     except RefusalError as error:  # its neighbours are on their way into the log
         return _Outcome(status=error.status_code, message=str(error.detail))
-    return _Outcome(stored.idempotency_key)
+    return _Outcome(client_key(stored))
 
 
 def _list_reply(outcomes: Sequence[_Outcome]) -> Response:

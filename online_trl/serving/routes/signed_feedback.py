@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from ...store import FeedbackStore, UnknownInteractionError
 from ...types import ANONYMOUS, Feedback, FeedbackKind
+from ..client_keys import client_key, stored_key
 from ..errors import RefusalError, error_responses
 from ..feedback import record_feedback
 from ..feedback_schemas import AnyFeedbackRequest, FeedbackBody, FeedbackReceipt, MetricRequest
@@ -85,4 +86,4 @@ def _by_their_user(store: FeedbackStore, grant: FeedbackGrant, rows: Sequence[Fe
     if other := {row.user_id for row in rows} - {ANONYMOUS, user_id}:
         message = f"this feedback URL is for the user who got the answers, and not for {', '.join(sorted(other))}"
         raise RefusalError(403, message, code="feedback_url_beyond")
-    return [replace(row, user_id=user_id) for row in rows]
+    return [replace(row, user_id=user_id, idempotency_key=stored_key(user_id, client_key(row))) for row in rows]
