@@ -388,6 +388,7 @@ def _made_of(
                 "prompt_interval": part.version.prompt_interval,
                 "trained_on": sorted(part.consumed.trained_on.feedback_ids),
                 "judged_on": sorted(part.consumed.judged_on.feedback_ids),
+                "anchored_on": sorted(part.consumed.anchored_on.feedback_ids),
             }
             for part in made_of
         ],

@@ -2,8 +2,9 @@
 Which versions learned from what somebody said, and what made a version: the registry read forwards and backwards.
 
 A reward version learns from the pairs that it was trained on, and has what its parent had learned. Pairs that only
-judged it decided whether it went into service, and left nothing in its weights. A policy learns from the reward
-versions that paid it, from the prompts it was trained on, and from its parent.
+judged it decided whether it went into service, and left nothing in its weights. Its anchors fix the scale of its
+scores, and their words stay in its folder as long as it does. A policy learns from the reward versions that paid it,
+from the prompts it was trained on, and from its parent.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ class Use:
         status ([`~online_trl.types.VersionStatus`]):
             What became of it.
         how (`tuple[str, ...]`):
-            `trained on it`, `judged on it`, `paid by reward-0001`, `started from policy-0001`, or `its prompt may be
-            among those trained on`: which prompts of its interval a policy drew is not recorded.
+            `trained on it`, `judged on it`, `keeps its words as an anchor`, `paid by reward-0001`, `started from
+            policy-0001`, or `its prompt may be among those trained on`: which prompts of its interval a policy drew is
+            not recorded.
     """
 
     version: str
@@ -59,6 +61,8 @@ def uses(
             learned.add(version.name)
         if consumed.judged_on.include(feedback_ids, asked):
             how.append("judged on it")
+        if consumed.anchored_on.include(feedback_ids, asked):
+            how.append("keeps its words as an anchor")
         if how:
             found.append(Use(version.name, version.status, tuple(how)))
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..types import PreferencePair
@@ -55,16 +55,19 @@ class Consumed:
             What its weights were fitted to, on top of those of its parent.
         judged_on ([`Sources`]):
             What decided whether it went into service.
+        anchored_on ([`Sources`]):
+            What its scale is fixed on. Those conversations are in its folder, word for word.
     """
 
     trained_on: Sources = Sources()
     judged_on: Sources = Sources()
+    anchored_on: Sources = Sources()
 
     def write(self, folder: Path) -> None:
         """Writes it into the folder of a version that is about to be published."""
         content = {
             name: {"feedback_ids": sorted(part.feedback_ids), "interaction_ids": sorted(part.interaction_ids)}
-            for name, part in (("trained_on", self.trained_on), ("judged_on", self.judged_on))
+            for name, part in ((field.name, getattr(self, field.name)) for field in fields(self))
         }
         write_durably(folder / CONSUMED, json.dumps(content, indent=1))
 
@@ -79,7 +82,7 @@ class Consumed:
         path = folder / CONSUMED
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{name: _sources(content[name]) for name in ("trained_on", "judged_on")})
+            return cls(**{field.name: _sources(content[field.name]) for field in fields(cls)})
         except FileNotFoundError:
             return cls()
         except (ValueError, KeyError, TypeError) as error:

@@ -3,6 +3,9 @@
 A refresh is TRL's `RewardTrainer`, run in the process group of the policy trainer between two of its steps,
 warm-started from the live version. The conversations that decide whether the result goes into service are never
 trained on.
+
+Each version keeps its anchors, word for word. What was erased, or taken back, is replaced among them at the next
+refresh; versions published before keep it until they are deleted, and `online-trl lineage` names them.
 """
 
 from __future__ import annotations
@@ -27,9 +30,11 @@ from ..preferences import PreferenceBatch, preference_dataset
 from ..registry import Consumed, ModelRegistry, Sources, copy_model
 from ..types import GateDecision, Message, ModelRole, PreferencePair
 from .nesting import nested_trainer
-from .scorer import LiveReward, RewardScorer, standardise
+from .scorer import AnchorSource, LiveReward, RewardScorer, standardise
 
 logger = logging.getLogger(__name__)
+
+Anchor = tuple[list[Message], AnchorSource]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,7 @@ class RewardRefresher:
         self.seed = seed
         self._history: list[PreferencePair] = []
         self._heldout: list[PreferencePair] = []
+        self._withdrawn: set[str] = set()
 
     @property
     def is_ready(self) -> bool:
@@ -166,6 +172,7 @@ class RewardRefresher:
         """Drops the pairs of earlier batches that rest on what was taken back, replaced or erased since."""
         self._history = [pair for pair in self._history if batch.still_counts(pair)]
         self._heldout = [pair for pair in self._heldout if batch.still_counts(pair)]
+        self._withdrawn |= batch.withdrawn
 
     def _split(self, pairs: Sequence[PreferencePair]) -> tuple[list[PreferencePair], list[PreferencePair]]:
         heldout = [pair for pair in pairs if self._is_heldout(pair)]
@@ -203,12 +210,14 @@ class RewardRefresher:
         judged: Sequence[PreferencePair],
         started: float,
     ) -> RefreshOutcome:
-        standardise(folder, self._anchors(batch))
+        anchors = self._anchors(batch)
+        standardise(folder, [words for words, _ in anchors], [source for _, source in anchors])
         margins = _margins(RewardScorer(folder, device=self.live.device), judged)
         live_margins = _margins(self.live.scorer, judged) if self.live.scorer is not None else None
         decision = reward_gate(margins, live_margins)
         accuracy = _accuracy(margins)
-        Consumed(trained_on=Sources.of(pairs), judged_on=Sources.of(judged)).write(folder)
+        consumed = Consumed(Sources.of(pairs), Sources.of(judged), _sources_of(anchors))
+        consumed.write(folder)
         version = self.registry.publish(
             ModelRole.REWARD,
             copy_model(folder),
@@ -231,12 +240,38 @@ class RewardRefresher:
             seconds=time.monotonic() - started,
         )
 
-    def _anchors(self, batch: PreferenceBatch) -> list[list[Message]]:
-        """The live version's anchors, or for the first version a spread of answers from its own batch."""
-        if self.live.scorer is not None and self.live.scorer.anchors is not None:
-            return self.live.scorer.anchors["conversations"]
-        conversations = [pair.prompt + side for pair in batch.pairs for side in (pair.chosen, pair.rejected)]
-        return random.Random(self.seed).sample(conversations, min(self.num_anchors, len(conversations)))
+    def _anchors(self, batch: PreferenceBatch) -> list[Anchor]:
+        """The live version's anchors that were not withdrawn, and answers of the batch in place of the others."""
+        known = self.live.scorer.anchors if self.live.scorer is not None else None
+        kept: list[Anchor] = []
+        wanted = self.num_anchors
+        if known is not None:
+            wanted = len(known["conversations"])
+            named = zip(known["conversations"], known["sources"], strict=True)
+            kept = [(words, source) for words, source in named if not self._is_withdrawn(source)]
+        fresh = _possible_anchors(batch)
+        return kept + random.Random(self.seed).sample(fresh, min(wanted - len(kept), len(fresh)))
+
+    def _is_withdrawn(self, source: AnchorSource) -> bool:
+        return not self._withdrawn.isdisjoint([*source["feedback_ids"], *source["interaction_ids"]])
+
+
+def _possible_anchors(batch: PreferenceBatch) -> list[Anchor]:
+    return [
+        (
+            pair.prompt + side,
+            AnchorSource(feedback_ids=list(pair.feedback_ids), interaction_ids=list(pair.interaction_ids)),
+        )
+        for pair in batch.pairs
+        for side in (pair.chosen, pair.rejected)
+    ]
+
+
+def _sources_of(anchors: Sequence[Anchor]) -> Sources:
+    return Sources(
+        frozenset(name for _, source in anchors for name in source["feedback_ids"]),
+        frozenset(name for _, source in anchors for name in source["interaction_ids"]),
+    )
 
 
 def _margins(scorer: RewardScorer, pairs: Sequence[PreferencePair]) -> list[float]:

@@ -23,10 +23,18 @@ ANCHORS_FILE = "anchors.json"
 _MIN_STD = 1e-3
 
 
+class AnchorSource(TypedDict):
+    """The rows of the log that an anchor came from."""
+
+    feedback_ids: list[str]
+    interaction_ids: list[str]
+
+
 class Anchors(TypedDict):
-    """The fixed answers that scores are standardised on, with a version's mean and spread over them."""
+    """The answers that scores are standardised on, where each came from, and a version's mean and spread over them."""
 
     conversations: list[list[Message]]
+    sources: list[AnchorSource]
     mean: float
     std: float
 
@@ -150,7 +158,7 @@ class LiveReward:
         return self.scorer.scores(conversations).tolist()
 
 
-def standardise(path: Path, conversations: list[list[Message]]) -> None:
+def standardise(path: Path, conversations: list[list[Message]], sources: list[AnchorSource]) -> None:
     """
     Writes `anchors.json` beside a reward model: the anchor conversations, and the model's mean and spread over them.
 
@@ -158,10 +166,14 @@ def standardise(path: Path, conversations: list[list[Message]]) -> None:
         path (`Path`):
             Folder of the reward model.
         conversations (`list[list[Message]]`):
-            The anchor answers, each with its prompt. The same for every version of a run.
+            The anchor answers, each with its prompt. The same for every version of a run, but for those that were
+            withdrawn.
+        sources (`list[AnchorSource]`):
+            Where each came from.
     """
     scores = RewardScorer(path).raw_scores(conversations)
-    anchors = Anchors(conversations=conversations, mean=float(scores.mean()), std=max(float(scores.std()), _MIN_STD))
+    spread = max(float(scores.std()), _MIN_STD)
+    anchors = Anchors(conversations=conversations, sources=sources, mean=float(scores.mean()), std=spread)
     (path / ANCHORS_FILE).write_text(json.dumps(anchors), encoding="utf-8")
 
 

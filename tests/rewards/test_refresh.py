@@ -5,11 +5,14 @@ import pytest
 import torch
 from trl import RewardConfig
 
+from online_trl.lineage import uses
 from online_trl.preferences import PreferenceBatch
 from online_trl.registry import ModelRegistry, RegistryError
 from online_trl.rewards.refresh import RewardRefresher
 from online_trl.rewards.scorer import LiveReward, RewardScorer
 from online_trl.types import FeedbackKind, ModelRole, PreferencePair, VersionStatus
+
+_KEPT = "keeps its words as an anchor"
 
 
 def conversation(prompt, answer):
@@ -110,6 +113,25 @@ def test_scores_of_every_version_have_mean_0_and_spread_1_on_the_same_anchors(re
         scores = scorer.scores(scorer.anchors["conversations"])
         assert scores.mean().item() == pytest.approx(0.0, abs=1e-4)
         assert scores.std().item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_anchors_that_were_erased_are_replaced_and_those_of_each_version_are_recorded(refresher, live, registry):
+    first = refresher.refresh(batch(0, 120))
+    before = live.scorer.anchors
+    erased = set(before["sources"][0]["feedback_ids"] + before["sources"][9]["feedback_ids"])
+    # Found when a run resumes, or in the batch itself.
+    refresher.remember(replace(batch(120, 0), withdrawn=frozenset(erased)))
+    second = refresher.refresh(batch(200, 120))
+    after = live.scorer.anchors
+    assert live.version == second.version
+    assert len(after["conversations"]) == len(before["conversations"]) == 64
+    kept = [source for source in before["sources"] if erased.isdisjoint(source["feedback_ids"])]
+    assert after["sources"][: len(kept)] == kept
+    assert len(kept) < 64
+    names = {name for source in after["sources"] for name in source["feedback_ids"]}
+    assert registry.consumed(second.version).anchored_on.feedback_ids == names
+    assert erased.isdisjoint(names)
+    assert {use.version for use in uses(registry, feedback_ids=erased) if _KEPT in use.how} == {first.version}
 
 
 def test_pairs_are_kept_with_the_probability_of_their_weight(refresher):
