@@ -31,6 +31,7 @@ WRITES = {
     "add_interactions",
     "claimed",
     "close",
+    "erase_completion",
     "erase_interaction",
     "erase_user",
     "release",
