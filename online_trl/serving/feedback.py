@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from ..store import FeedbackStore, IdempotencyConflictError, UnknownInteractionError
 from ..types import ANONYMOUS, Feedback
+from .client_keys import client_key
 from .observation import see
 from .service import Service
 
@@ -54,7 +55,9 @@ async def _submit(service: Service, rows: Sequence[Feedback]) -> list[Feedback]:
 def _as_known(store: FeedbackStore, rows: Sequence[Feedback]) -> list[Feedback]:
     """Returns the rows with the names that the log has for what they name."""
     interaction_ids = store.interaction_ids_of_upstream(name for row in rows for name in row.interaction_ids)
-    stored = store.get_feedback(row.feedback_id for row in rows)
+    # A key that the client chose may be that of another row.
+    by_id = {row.feedback_id for row in rows if client_key(row) == row.feedback_id}
+    stored = store.get_feedback(by_id)
     return [
         replace(
             row,

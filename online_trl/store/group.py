@@ -9,7 +9,7 @@ before them in the group have added.
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import chain, groupby
@@ -25,6 +25,7 @@ from .rows import (
     Record,
     check_feedback_ids,
     check_interactions,
+    check_names,
     feedback_values,
     find,
     insert_rows,
@@ -134,7 +135,7 @@ def _append_interactions(
     ids = [row.interaction_id for request in requests for row in request.rows]
     erased = erased_among(connection, ids)
     stored = find(connection, Interaction, "interaction_id", ids)
-    numbering = _Numbering("interaction_id", stored, end, lambda fresh: check_not_erased(fresh, erased))
+    numbering = _Numbering("interaction_id", stored, end, lambda _, __, fresh: check_not_erased(fresh, erased))
     for request in requests:
         outcomes[request] = numbering.add(request.rows)
     insert_rows(connection, schema.interactions, [interaction_values(row) for row in numbering.fresh])
@@ -148,13 +149,14 @@ def _append_feedback(
     stored = find(connection, Feedback, "idempotency_key", [row.idempotency_key for row in rows])
     candidates = [row for row in rows if row.idempotency_key not in stored]
     interactions = known_interactions(connection, candidates)
-    authors = known_authors(connection, candidates)
+    authors = known_authors(connection, [*candidates, *_strays(rows, stored)])
     unknown = (name for row in candidates for name in row.interaction_ids if name not in interactions)
     erased = erased_among(connection, chain(unknown, marks_of(candidates)))
 
-    def check(fresh: Sequence[Feedback]) -> None:
+    def check(requested: Sequence[Feedback], found: Sequence[Feedback], fresh: Sequence[Feedback]) -> None:
         check_interactions(fresh, interactions, erased)
         check_not_erased(fresh, erased)
+        check_names(requested, found, fresh, authors)
         check_feedback_ids(fresh, authors)
 
     numbering = _Numbering("idempotency_key", stored, end, check)
@@ -170,6 +172,11 @@ def _append_feedback(
     return numbering.end
 
 
+def _strays(rows: Sequence[Feedback], stored: Mapping[str, Feedback]) -> list[Feedback]:
+    """Returns the rows that have the key of a stored row and not its id, which may be that of another."""
+    return [row for row in rows if (found := stored.get(row.idempotency_key)) and found.feedback_id != row.feedback_id]
+
+
 def _insert_feedback(connection: sa.Connection, rows: Sequence[Feedback]) -> None:
     insert_rows(connection, schema.feedback, [feedback_values(row) for row in rows])
     insert_rows(connection, schema.feedback_interactions, [link for row in rows for link in interaction_links(row)])
@@ -183,20 +190,19 @@ class _Numbering(Generic[Record]):
         key: str,
         stored: dict[str, Record],
         end: int,
-        check: Callable[[Sequence[Record]], None] | None = None,
+        check: Callable[[Sequence[Record], Sequence[Record], Sequence[Record]], None],
     ) -> None:
         self.fresh: list[Record] = []
         self.end = end
         self._key = key
         self._stored: dict[str, Record] = stored
-        self._check: Callable[[Sequence[Record]], None] | None = check
+        self._check: Callable[[Sequence[Record], Sequence[Record], Sequence[Record]], None] = check
 
     def add(self, records: Sequence[Record]) -> list[Record] | StoreError:
         found = ChainMap[str, Record]({}, self._stored)
         try:
             rows, fresh = number_rows(records, self._key, found, self.end)
-            if self._check is not None:
-                self._check(fresh)
+            self._check(records, rows, fresh)
         except StoreError as error:
             return error
         self._stored.update(found.maps[0])

@@ -234,6 +234,15 @@ def known_authors(connection: sa.Connection, feedback: Sequence[Feedback]) -> di
     return {row["feedback_id"]: row["user_id"] for row in _AUTHORS.rows(connection, named)}
 
 
+def check_names(
+    requested: Sequence[Feedback], rows: Sequence[Feedback], fresh: Sequence[Feedback], known: Iterable[str]
+) -> None:
+    """Checks that no requested row has the key of one row and the id of another, which is new or known."""
+    strays = {one.feedback_id for one, row in zip(requested, rows, strict=True) if one.feedback_id != row.feedback_id}
+    if strays and (others := strays.intersection([*known, *(row.feedback_id for row in fresh)])):
+        raise IdempotencyConflictError(f"`feedback_id` {min(others)!r} is already in the log with another key")
+
+
 def check_feedback_ids(feedback: Sequence[Feedback], authors: dict[str, str]) -> None:
     """Checks the ids of new rows against the user of each known one, and adds theirs if all are right."""
     known = ChainMap({}, authors)

@@ -83,6 +83,17 @@ def test_list_with_a_repeated_and_a_contradicting_row_is_refused_as_a_whole(app:
     assert app.store.latest_seq() == before + 1
 
 
+@pytest.mark.parametrize("is_alike", [True, False])
+def test_statement_that_names_two_rows_is_refused(app: SmallApp, is_alike: bool):
+    answer = app.add_answer()
+    one = thumb(answer, feedback_id=new_id(), idempotency_key=new_id())
+    other = thumb(answer, is_alike, idempotency_key=new_id())
+    assert [post(app, body).status_code for body in (one, other)] == [201, 201]
+    before = app.store.latest_seq()
+    assert post(app, one | {"idempotency_key": other["idempotency_key"]}).status_code == 409
+    assert app.store.latest_seq() == before
+
+
 @pytest.mark.parametrize(("one", "other"), [("ada", "bob"), ("ada", "a"), ("a/b", "a")])
 def test_key_counts_for_the_user_who_sends_it(app: SmallApp, one: str, other: str):
     answer, key = app.add_answer(), new_id()

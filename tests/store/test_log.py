@@ -185,6 +185,18 @@ def test_a_tuple_is_the_list_that_it_is_stored_as(store):
     assert store.add_feedback(said).seq == store.add_feedback(said).seq == 3
 
 
+def test_key_of_one_row_and_id_of_another_is_a_conflict(store):
+    answer = store.add_interaction(interaction())
+    first, second = (store.add_feedback(thumb(answer, idempotency_key=f"click-{n}")) for n in (1, 2))
+    with pytest.raises(IdempotencyConflictError, match=first.feedback_id):
+        store.add_feedback(thumb(answer, feedback_id=first.feedback_id, idempotency_key="click-2"))
+    fresh = thumb(answer, idempotency_key="click-3")
+    with pytest.raises(IdempotencyConflictError, match=fresh.feedback_id):
+        store.add_feedback_batch([fresh, thumb(answer, feedback_id=fresh.feedback_id, idempotency_key="click-2")])
+    assert store.add_feedback(thumb(answer, idempotency_key="click-2")) == second
+    assert store.feedback() == [first, second]
+
+
 def test_the_same_key_with_other_contents_is_a_conflict(store):
     answer = store.add_interaction(interaction())
     first = store.add_feedback(thumb(answer, idempotency_key="click-1"))
