@@ -20,6 +20,8 @@ from typing_extensions import TypedDict
 
 ANONYMOUS = "anonymous"
 """User of whoever gives no name."""
+CANCELLED = "cancelled"
+"""Stands in the log as the finish reason of an answer that the client did not wait for."""
 
 
 class Message(TypedDict):

@@ -11,7 +11,7 @@ from ..store import prompt_key
 from ..types import Feedback, FeedbackKind, Interaction, PreferencePair, UnpairedLabel
 from .regeneration import regenerated_pairs
 from .repeats import count_once
-from .rows import about_chats, are_alternatives, make_label, make_pair, seq_of, standing_feedback
+from .rows import about_chats, are_alternatives, make_label, make_pair, says_something, seq_of, standing_feedback
 
 CLEAR_DIFFERENCE = 0.5
 """Scores, in [0, 1], that differ by less say nothing about which answer is better: people are lenient or strict."""
@@ -28,6 +28,7 @@ def pairs_from_feedback(
 ) -> list[PreferencePair]:
     """
     Makes preference pairs of feedback about chats. Two answers make a pair if they answer the same prompt and differ.
+    An answer that was cut before its first word is in none.
 
     | feedback | pairs | weight |
     |---|---|---|
@@ -103,8 +104,8 @@ def _stated_pairs(row: Feedback, answers: Sequence[Interaction]) -> list[Prefere
     if row.kind is FeedbackKind.COMPARISON and row.value != "tie":
         return _pairs_of_tiers(row, [[answer] for answer in (answers if row.value == "first" else answers[::-1])])
     if row.kind is FeedbackKind.RANKING:
-        ranked = list(zip(row.value, answers, strict=True))
-        tiers = [[answer for rank, answer in ranked if rank == tier] for tier in sorted(set(row.value))]
+        ranked = [(rank, answer) for rank, answer in zip(row.value, answers, strict=True) if says_something(answer)]
+        tiers = [[answer for rank, answer in ranked if rank == tier] for tier in sorted({rank for rank, _ in ranked})]
         return _pairs_of_tiers(row, tiers)
     if row.kind is FeedbackKind.CORRECTION:
         rewrite = replace(answers[0], completion=[{"role": "assistant", "content": row.value}])

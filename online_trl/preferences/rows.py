@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..dataset_import import IMPORT_VERSION
-from ..types import Feedback, FeedbackKind, Interaction, PreferencePair, Purpose, UnpairedLabel
+from ..types import CANCELLED, Feedback, FeedbackKind, Interaction, PreferencePair, Purpose, UnpairedLabel
 
 
 def standing_feedback(feedback: Iterable[Feedback]) -> list[Feedback]:
@@ -29,9 +29,18 @@ def seq_of(row: Feedback | Interaction) -> int:
     return row.seq
 
 
+def says_something(answer: Interaction) -> bool:
+    """Returns whether an answer can be judged: one that was cut before it began says nothing of its policy."""
+    is_cut = answer.sampling.get("finish_reason") == CANCELLED
+    return not is_cut or any(
+        value for message in answer.completion for name, value in message.items() if name != "role"
+    )
+
+
 def are_alternatives(one: Interaction, other: Interaction) -> bool:
     """Returns whether two answers make a pair: the same prompt, answered differently."""
-    return one.prompt == other.prompt and one.completion != other.completion
+    is_one_prompt = one.prompt == other.prompt and one.completion != other.completion
+    return is_one_prompt and says_something(one) and says_something(other)
 
 
 def make_pair(

@@ -16,15 +16,12 @@ import anyio
 from anyio.to_thread import run_sync
 
 from ..store import FeedbackStore, Turn
-from ..types import ANONYMOUS, Interaction, Message, Purpose, new_id
+from ..types import ANONYMOUS, CANCELLED, Interaction, Message, Purpose, new_id
 from .arrivals import Arrivals
 from .engine import DEFAULT_MODEL, Engine
 from .generation import ChatRequest, Generation
 from .observation import see
 from .schemas import ChatCompletionRequest
-
-CANCELLED = "cancelled"
-"""Stands in the log as the finish reason of an answer that the client did not wait for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

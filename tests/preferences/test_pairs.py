@@ -155,6 +155,20 @@ def test_identical_answers_are_not_paired_by_verdicts_corrections_or_regeneratio
     assert log.read().pairs == ()
 
 
+def test_an_answer_cut_before_its_first_word_is_no_side_of_a_pair(log):
+    cut = {"sampling": {"finish_reason": "cancelled"}}
+    nothing, begun = log.answer("", **cut), log.answer("It ar", **cut)
+    best, silent, worst = log.answer("Today."), log.answer("", sampling={"finish_reason": "stop"}), log.answer("Lost.")
+    log.say("correction", [nothing], "Tomorrow.")
+    log.say("comparison", [best, nothing], "first")
+    log.say("implicit", [nothing], "regenerate")
+    assert log.read().pairs == ()
+    log.say("ranking", [best, nothing, worst], [1, 2, 3])
+    log.say("comparison", [best, begun], "first")
+    log.say("comparison", [best, silent], "first")
+    assert texts(log.read().pairs) == [("Today.", "Lost."), ("Today.", "It ar"), ("Today.", "")]
+
+
 @pytest.mark.parametrize("purpose", [Purpose.EVALUATION, Purpose.BACKGROUND])
 def test_only_feedback_about_chats_counts(log, purpose):
     chat, other = log.answer("chat"), log.answer("other", purpose=purpose)
