@@ -66,9 +66,9 @@ def server_process(store_url: str, port: int) -> Iterator[subprocess.Popen[bytes
 
 
 def _config(app: Any, **options: Any) -> uvicorn.Config:
-    return uvicorn.Config(
-        app, lifespan="off", ws="none", log_level="warning", access_log=False, timeout_keep_alive=75, **options
-    )
+    # The server's own logging would stay behind in the process of the tests.
+    quiet: dict[str, Any] = {"log_config": None, "log_level": "warning", "access_log": False}
+    return uvicorn.Config(app, lifespan="off", ws="none", timeout_keep_alive=75, **quiet, **options)
 
 
 if __name__ == "__main__":
