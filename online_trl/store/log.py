@@ -24,14 +24,7 @@ from .conversations import Turn, find_turn
 from .erasure import erase_completion, erase_interaction, erase_user, erased_among, tombstones
 from .group import AddFeedback, AddInteractions, Result, RunTask, Screen
 from .keys import ApiKeys
-from .quarantine import (
-    QuarantinedFeedback,
-    admitted_feedback,
-    quarantined,
-    quarantined_feedback,
-    read_admitted,
-    release,
-)
+from .quarantine import QuarantinedFeedback, admitted_feedback, quarantined, read_admitted, release
 from .related import RELATED_FEEDBACK, RELATED_REGENERATIONS, read_by_index
 from .rows import Record, counts, find, interval, position, read_records, select_records, storable, where_in
 from .tracing import Trace, trace
@@ -264,8 +257,7 @@ class FeedbackStore:
                 Last `seq` to read. Defaults to the end of the log.
         """
         with self._database.reading() as connection:
-            rows = connection.execute(admitted_feedback(after=after, upto=upto)).mappings()
-            return read_admitted(connection, rows, upto=upto)
+            return admitted_feedback(connection, after=after, upto=upto)
 
     def quarantined(self, *, after: int = 0, limit: int | None = None) -> list[QuarantinedFeedback]:
         """
@@ -278,10 +270,7 @@ class FeedbackStore:
                 At most so many.
         """
         with self._database.reading() as connection:
-            return [
-                quarantined_feedback(row)
-                for row in connection.execute(quarantined(after=after, limit=limit)).mappings()
-            ]
+            return quarantined(connection, after=after, limit=limit)
 
     def release(self, feedback_ids: Iterable[str]) -> list[Feedback]:
         """

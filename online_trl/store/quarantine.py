@@ -27,7 +27,7 @@ _held = schema.quarantine.c
 _released = schema.quarantine_releases.c
 _with_standing = schema.feedback.outerjoin(schema.quarantine).outerjoin(schema.quarantine_releases)
 _EVER_HELD = Lookup(
-    sa.select(_rows.feedback_id, _rows.supersedes, _released.seq.label("released"))
+    sa.select(_rows.feedback_id, _rows.seq, _rows.supersedes, _released.seq.label("released"))
     .select_from(_with_standing)
     .where(_held.feedback_seq.is_not(None)),
     _rows.feedback_id,
@@ -140,15 +140,15 @@ class QuarantinedFeedback:
     detail: str
 
 
-def quarantined(*, after: int, limit: int | None) -> sa.Select[Any]:
-    """Selects the rows that wait, in the order of the log, each with reason and detail."""
+def quarantined(connection: sa.Connection, *, after: int, limit: int | None) -> list[QuarantinedFeedback]:
+    """Returns the rows that wait, in the order of the log, each with reason and detail."""
     query = select_records(Feedback).add_columns(_held.reason, _held.detail).select_from(_with_standing)
     waiting = query.where(_held.feedback_seq > after, _released.seq.is_(None))
-    return waiting.order_by(_held.feedback_seq).limit(limit)
+    rows = connection.execute(waiting.order_by(_held.feedback_seq).limit(limit)).mappings()
+    return [_quarantined(row) for row in rows]
 
 
-def quarantined_feedback(row: sa.RowMapping) -> QuarantinedFeedback:
-    """Returns the record of a row that [`quarantined`] selected."""
+def _quarantined(row: sa.RowMapping) -> QuarantinedFeedback:
     feedback = Feedback(**{field.name: row[field.name] for field in fields(Feedback)})
     return QuarantinedFeedback(feedback=feedback, reason=row["reason"], detail=row["detail"])
 
@@ -156,8 +156,7 @@ def quarantined_feedback(row: sa.RowMapping) -> QuarantinedFeedback:
 def release(connection: sa.Connection, feedback_ids: Iterable[str]) -> list[Feedback]:
     """Releases rows and returns them as they count from now on; those released before stay where they are."""
     names = list(dict.fromkeys(feedback_ids))
-    query = sa.select(_rows.feedback_id, _rows.seq, _released.seq.label("released")).select_from(_with_standing)
-    entries = where_in(connection, query.where(_held.feedback_seq.is_not(None)), _rows.feedback_id, names)
+    entries = _EVER_HELD.rows(connection, names)
     if missing := set(names) - {row["feedback_id"] for row in entries}:
         raise NotQuarantinedError(f"not in quarantine: {', '.join(sorted(missing))}")
     waiting = sorted(row["seq"] for row in entries if row["released"] is None)
@@ -182,12 +181,13 @@ def select_admitted(upto: Bound | None = None) -> sa.Select[Any]:
     )
 
 
-def admitted_feedback(*, after: int, upto: int | None) -> sa.Select[Any]:
-    """Selects the feedback of an interval that counted at its end."""
+def admitted_feedback(connection: sa.Connection, *, after: int, upto: int | None) -> list[Feedback]:
+    """Returns the feedback of an interval that counted at its end."""
     written = interval(sa.select(_rows.seq), _rows.seq, after, upto)
     released = interval(sa.select(_released.feedback_seq), _released.seq, after, upto)
     members = sa.union(written, released).cte("members")
-    return select_admitted(upto).join(members, members.c.seq == _rows.seq).order_by("seq")
+    query = select_admitted(upto).join(members, members.c.seq == _rows.seq).order_by("seq")
+    return read_admitted(connection, connection.execute(query).mappings(), upto=upto)
 
 
 def read_admitted(connection: sa.Connection, admitted: Iterable[sa.RowMapping], *, upto: int | None) -> list[Feedback]:
