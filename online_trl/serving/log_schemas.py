@@ -6,9 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..store.wire import LOOKUP_NAMES, PAGE_ROWS
 from ..types import ErasedSubject, Purpose
-from .schemas import Text
-
-_LARGEST_SEQ = 2**63 - 1
+from .schemas import Seq, Text
 
 
 class Query(BaseModel):
@@ -20,8 +18,8 @@ class Query(BaseModel):
 class ClosedInterval(Query):
     """The interval `(after, upto]` of the log."""
 
-    after: int = Field(ge=0, le=_LARGEST_SEQ, description="`seq` after which to read")
-    upto: int = Field(ge=0, le=_LARGEST_SEQ, description="last `seq` to read")
+    after: Seq = Field(description="`seq` after which to read")
+    upto: Seq = Field(description="last `seq` to read")
 
     @model_validator(mode="after")
     def _runs_forwards(self) -> ClosedInterval:
@@ -54,7 +52,7 @@ class Sessions(Query):
     """Conversations, up to a position in the log."""
 
     session_ids: list[Text] = Field(max_length=LOOKUP_NAMES)
-    upto: int = Field(ge=0, le=_LARGEST_SEQ)
+    upto: Seq
 
 
 class TraceRequest(Query):

@@ -42,7 +42,7 @@ async def whole_reply(request: ChatRequest, answers: AsyncGenerator[Generation, 
     completion = ChatCompletion(
         id=request.interaction_ids[0],
         model=origin.policy_version,
-        system_fingerprint=_fingerprint(origin),
+        system_fingerprint=_fingerprint(origin.weights_hash),
         choices=[
             Choice(
                 index=each.index,
@@ -72,13 +72,12 @@ def stored_reply(
         metadata (`dict[str, str]`, *optional*):
             What was last said about it.
     """
-    prompt, completion = len(interaction.prompt_ids or []), len(interaction.completion_ids or [])
     message = interaction.completion[0] if with_text else {"role": "assistant", "content": None}
     return ChatCompletion(
         id=interaction.interaction_id,
         created=int(interaction.created_at.timestamp()),
         model=interaction.policy_version,
-        system_fingerprint=interaction.weights_hash and f"fp_{interaction.weights_hash[:16]}",
+        system_fingerprint=interaction.weights_hash and _fingerprint(interaction.weights_hash),
         choices=[
             Choice(
                 index=0,
@@ -87,7 +86,7 @@ def stored_reply(
                 interaction_id=interaction.interaction_id,
             )
         ],
-        usage=Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion),
+        usage=Usage.of([interaction]),
         metadata=metadata,
     )
 
@@ -125,7 +124,7 @@ def _chunk(
         id=request.interaction_ids[0],
         created=created,
         model=origin.policy_version,
-        system_fingerprint=_fingerprint(origin),
+        system_fingerprint=_fingerprint(origin.weights_hash),
         choices=choices,
         usage=usage,
     )
@@ -145,6 +144,6 @@ def _logprobs(stretch: Generation) -> ChoiceLogprobs | None:
     return None if stretch.tokens is None else ChoiceLogprobs(content=stretch.tokens)
 
 
-def _fingerprint(origin: Origin) -> str:
-    assert origin.weights_hash is not None, "an engine in this process knows its weights"
-    return f"fp_{origin.weights_hash[:16]}"
+def _fingerprint(weights_hash: str | None) -> str:
+    assert weights_hash is not None, "an engine in this process knows its weights"
+    return f"fp_{weights_hash[:16]}"

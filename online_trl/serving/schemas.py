@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..types import Message
+from ..types import Interaction, Message
 from .engine import DEFAULT_MODEL
 from .generation import ChatRequest, Generation, GenerationRequest, Sampling, TokenLogprob
 
@@ -63,6 +63,8 @@ def _parts(value: Any) -> Iterable[Any]:
 
 Text = Annotated[str, AfterValidator(check_text)]
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(check_text)]
+Seq = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""A position in the log, as far as a database can count."""
 
 
 class ErrorDetail(BaseModel):
@@ -229,7 +231,7 @@ class Usage(BaseModel):
     total_tokens: int
 
     @classmethod
-    def of(cls, answers: Sequence[Generation]) -> Usage:
+    def of(cls, answers: Sequence[Generation | Interaction]) -> Usage:
         """Counts the tokens of the answers to one prompt, or of their stretches."""
         prompt = len(answers[0].prompt_ids or [])
         completion = sum(len(answer.completion_ids or []) for answer in answers)

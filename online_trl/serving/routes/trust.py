@@ -9,11 +9,9 @@ from fastapi import APIRouter, Depends, Path, Query
 from ...types import Scope
 from ..access import requires
 from ..errors import error_responses
-from ..schemas import Name
+from ..schemas import Name, Seq
 from ..service import Service
 from ..trust_schemas import QuarantinedRow, Release, ReleaseRequest, TombstoneReply
-
-_LARGEST_SEQ = 2**63 - 1
 
 
 def trust_router(service: Service) -> APIRouter:
@@ -23,7 +21,7 @@ def trust_router(service: Service) -> APIRouter:
 
     @router.get("/v1/quarantine", responses=error_responses(422))
     def list_quarantined(
-        after: Annotated[int, Query(ge=0, le=_LARGEST_SEQ, description="`seq` after which to read")] = 0,
+        after: Annotated[Seq, Query(description="`seq` after which to read")] = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> list[QuarantinedRow]:
         """Lists the feedback that waits in quarantine, in the order of the log."""
