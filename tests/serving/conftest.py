@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from serving.deployment import Deployment, deployed
+from serving.upstream import transformers_serve
 from serving.visitor import Visitor, chromium
 
 CONTEXT_LENGTH = 1024
@@ -37,6 +38,13 @@ def policy_folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         _make_model(tokenizer, seed).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return folders
+
+
+@pytest.fixture(scope="session")
+def real_upstream(tmp_path_factory: pytest.TempPathFactory, policy_folders: list[Path]) -> Iterator[dict[str, str]]:
+    """How to start a server before `transformers serve`, which answers with the first of the policies."""
+    with transformers_serve(policy_folders[0], tmp_path_factory.mktemp("upstream") / "log") as url:
+        yield {"upstream": url, "upstream_model": str(policy_folders[0])}
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,8 @@ class Account:
     Args:
         receipts (`dict[str, dict]`):
             Receipt of each acknowledged statement, by its idempotency key.
+        said (`list[Statement]`):
+            The acknowledged statements; some of them are sent again.
         answers (`list[str]`):
             Interaction ids of the replies that arrived whole.
         in_doubt (`dict[str, Statement]`):
@@ -38,6 +40,7 @@ class Account:
     """
 
     receipts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    said: list[Statement] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     in_doubt: dict[str, Statement] = field(default_factory=dict)
     replies: Counter[int] = field(default_factory=Counter)
@@ -119,12 +122,15 @@ class Crowd:
             if reply.status_code == 201:
                 receipts = reply.json()
                 self._note(receipts if isinstance(receipts, list) else [receipts])
+                self.account.said += statements
 
     def _again(self, rng: random.Random) -> list[Statement]:
         """A statement whose reply never came, or now and then one that was acknowledged."""
         with self._lock:
             if self.account.in_doubt and rng.random() < 0.5:
                 return [self.account.in_doubt[rng.choice(list(self.account.in_doubt))]]
+            if self.account.said and rng.random() < 0.1:
+                return [rng.choice(self.account.said)]
         return []
 
     def _anew(self, rng: random.Random, name: str) -> list[Statement]:

@@ -22,7 +22,6 @@ from online_trl.store import FeedbackStore
 from online_trl.types import Feedback, FeedbackKind, Interaction
 from postgresql import restart_postgresql
 from serving.crowd import Account, Crowd, balance
-from serving.upstream import transformers_serve
 
 KILLS = 25
 KILLS_WHEN_SLOW = 200
@@ -47,16 +46,10 @@ def thumb(interaction_id: str, **fields: Any) -> dict[str, Any]:
     return {"kind": "binary", "interaction_id": interaction_id, "value": True, "user_id": "ada", **fields}
 
 
-@pytest.fixture(scope="module")
-def upstream(tmp_path_factory: pytest.TempPathFactory, policy_folders: list[Path]) -> Iterator[dict[str, str]]:
-    """`transformers serve`, which lives through all that happens to the server: that one then starts in a second."""
-    with transformers_serve(policy_folders[0], tmp_path_factory.mktemp("upstream") / "upstream.log") as url:
-        yield {"upstream": url, "upstream_model": str(policy_folders[0])}
-
-
 @pytest.fixture
-def server(store_url: str, tmp_path: Path, upstream: dict[str, str]) -> Iterator[ServerProcess]:
-    with ServerProcess(store_url=store_url, log=tmp_path / "server.log", **upstream) as server:
+def server(store_url: str, tmp_path: Path, real_upstream: dict[str, str]) -> Iterator[ServerProcess]:
+    """A server that starts in a second: `transformers serve` lives through all that happens to it."""
+    with ServerProcess(store_url=store_url, log=tmp_path / "server.log", **real_upstream) as server:
         yield server
 
 

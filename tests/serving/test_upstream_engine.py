@@ -20,7 +20,7 @@ from online_trl.serving.process import ServerProcess, ServerStartError
 from online_trl.serving.upstream_engine import UpstreamEngine
 from online_trl.store import FeedbackStore
 from online_trl.types import Interaction, Purpose
-from serving.upstream import STREAM, Script, scripted_upstream, transformers_serve
+from serving.upstream import STREAM, Script, scripted_upstream
 
 QUESTION = [{"role": "user", "content": "How do I reset my password?"}]
 ASK: dict[str, Any] = {"messages": QUESTION}
@@ -46,12 +46,6 @@ class Front:
         return self.http.post("/v1/chat/completions", json=ASK | fields)
 
 
-@pytest.fixture(scope="module")
-def real_upstream(tmp_path_factory: pytest.TempPathFactory, policy_folders: list[Path]) -> Iterator[str]:
-    with transformers_serve(policy_folders[0], tmp_path_factory.mktemp("upstream") / "log") as url:
-        yield url
-
-
 def front(stack: ExitStack, folder: Path, script: Script, **options: Any) -> Front:
     store_url = f"sqlite:///{folder}/feedback.db"
     server = stack.enter_context(ServerProcess(store_url=store_url, log=folder / "server.log", **options))
@@ -65,11 +59,10 @@ def front(stack: ExitStack, folder: Path, script: Script, **options: Any) -> Fro
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory, real_upstream: str, policy_folders: list[Path]) -> Iterator[Front]:
+def real(tmp_path_factory: pytest.TempPathFactory, real_upstream: dict[str, str]) -> Iterator[Front]:
     """Our server before `transformers serve`."""
     with ExitStack() as stack:
-        options = {"upstream": real_upstream, "upstream_model": str(policy_folders[0])}
-        yield front(stack, tmp_path_factory.mktemp("real"), Script(), **options)
+        yield front(stack, tmp_path_factory.mktemp("real"), Script(), **real_upstream)
 
 
 @pytest.fixture(scope="module")
