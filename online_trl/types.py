@@ -312,6 +312,9 @@ class PreferencePair:
             row of an imported dataset, which does not say who judged, has a voice of its own.
         session_ids, user_ids, policy_versions (`tuple[str, ...]`):
             Whom and what it came from, without repeats, sorted.
+        said_at (`datetime`, *optional*), answered_at (`datetime`, *optional*):
+            When the newest statement behind it was made, and when the newest of its answers was given; both
+            timezone-aware. They default to now.
     """
 
     prompt: list[Message]
@@ -327,6 +330,43 @@ class PreferencePair:
     session_ids: tuple[str, ...] = ()
     user_ids: tuple[str, ...] = ()
     policy_versions: tuple[str, ...] = ()
+    said_at: datetime = field(default_factory=utcnow)
+    answered_at: datetime = field(default_factory=utcnow)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """
+    Answers to one prompt in the order in which somebody put them. A comparison that ended in a tie is the ranking of
+    two answers on one rank.
+
+    Args:
+        prompt (`list[Message]`):
+            What was asked.
+        completions (`list[list[Message]]`):
+            The answers, two or more.
+        ranks (`tuple[int, ...]`):
+            Rank of each answer: 1 is best, equal ranks are ties.
+        interaction_ids (`tuple[str, ...]`):
+            The answers, in the order of `completions`.
+        kind, feedback_ids, seq, weight, voice, session_ids, user_ids, policy_versions, said_at, answered_at:
+            As in [`PreferencePair`].
+    """
+
+    prompt: list[Message]
+    completions: list[list[Message]]
+    ranks: tuple[int, ...]
+    kind: FeedbackKind
+    feedback_ids: tuple[str, ...]
+    seq: int
+    weight: float = 1.0
+    interaction_ids: tuple[str, ...] = ()
+    voice: str = ""
+    session_ids: tuple[str, ...] = ()
+    user_ids: tuple[str, ...] = ()
+    policy_versions: tuple[str, ...] = ()
+    said_at: datetime = field(default_factory=utcnow)
+    answered_at: datetime = field(default_factory=utcnow)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,6 +380,8 @@ class UnpairedLabel:
         score (`float`):
             The verdict in [0, 1], of which `label` is `score > 0.5`.
         feedback_ids, seq, weight, interaction_ids, voice, session_ids, user_ids, policy_versions:
+            As in [`PreferencePair`].
+        said_at, answered_at:
             As in [`PreferencePair`].
     """
 
@@ -355,6 +397,12 @@ class UnpairedLabel:
     session_ids: tuple[str, ...] = ()
     user_ids: tuple[str, ...] = ()
     policy_versions: tuple[str, ...] = ()
+    said_at: datetime = field(default_factory=utcnow)
+    answered_at: datetime = field(default_factory=utcnow)
+
+
+Statement = PreferencePair | Ranking | UnpairedLabel
+"""What a reward model learns from: one thing that somebody said of one or several answers to a prompt."""
 
 
 class ModelRole(str, Enum):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..store import LogReader
-from ..types import Feedback, Interaction, PreferencePair, UnpairedLabel
-from .pairs import labels_from_feedback, pairs_from_feedback
+from ..types import Feedback, FeedbackKind, Interaction, PreferencePair, Ranking, Statement, UnpairedLabel
+from .pairs import labels_from_feedback, pairs_from_feedback, rankings_from_feedback
 from .regeneration import asks_again
 from .rows import about_chats, seq_of
 from .shares import cap_user_shares
@@ -22,13 +22,15 @@ class PreferenceBatch:
             Preference pairs, by `seq`.
         labels (`tuple[UnpairedLabel, ...]`):
             Thumbs and ratings, by `seq`.
+        rankings (`tuple[Ranking, ...]`):
+            Rankings and tied comparisons, by `seq`. What they order is in `pairs` too.
         feedback_ids (`tuple[str, ...]`):
             Every feedback row of the interval about a chat, whether or not it gave a pair or a label.
         after (`int`), upto (`int`):
             The interval `(after, upto]`.
         withdrawn (`frozenset[str]`):
             What stopped to count in the interval: ids of feedback that was replaced or taken back, and of feedback and
-            interactions that were erased. Whoever keeps pairs of earlier batches drops those that rest on them.
+            interactions that were erased. Whoever keeps statements of earlier batches drops those that rest on them.
     """
 
     pairs: tuple[PreferencePair, ...]
@@ -37,14 +39,22 @@ class PreferenceBatch:
     after: int
     upto: int
     withdrawn: frozenset[str] = frozenset()
+    rankings: tuple[Ranking, ...] = ()
 
-    def still_counts(self, pair: PreferencePair) -> bool:
-        """Returns whether a pair of an earlier batch rests on nothing that was withdrawn in this one."""
-        return self.withdrawn.isdisjoint(pair.feedback_ids) and self.withdrawn.isdisjoint(pair.interaction_ids)
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        """Everything that was said, once, by `seq`: of a ranking the whole order rather than its pairs."""
+        pairs = [pair for pair in self.pairs if pair.kind is not FeedbackKind.RANKING]
+        return tuple(sorted([*pairs, *self.rankings, *self.labels], key=lambda statement: statement.seq))
+
+    def still_counts(self, statement: Statement) -> bool:
+        """Returns whether a statement of an earlier batch rests on nothing that was withdrawn in this one."""
+        named = (*statement.feedback_ids, *statement.interaction_ids)
+        return self.withdrawn.isdisjoint(named)
 
     def with_capped_shares(self, max_user_share: float) -> PreferenceBatch:
         """
-        Returns the batch with the weights of pairs and of labels scaled by [`~preferences.cap_user_shares`].
+        Returns the batch with the weights of pairs, labels and rankings scaled by [`~preferences.cap_user_shares`].
 
         Args:
             max_user_share (`float`):
@@ -54,6 +64,7 @@ class PreferenceBatch:
             self,
             pairs=tuple(cap_user_shares(self.pairs, max_user_share)),
             labels=tuple(cap_user_shares(self.labels, max_user_share)),
+            rankings=tuple(cap_user_shares(self.rankings, max_user_share)),
         )
 
 
@@ -87,6 +98,7 @@ def read_preferences(store: LogReader, *, after: int, upto: int) -> PreferenceBa
         after=after,
         upto=upto,
         withdrawn=_withdrawn(store, fresh, after=after, upto=upto),
+        rankings=tuple(rankings_from_feedback(feedback, interactions, after=after)),
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..types import Interaction, PreferencePair, UnpairedLabel
+from ..types import Interaction, Message, PreferencePair, Ranking, Statement, UnpairedLabel
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -59,6 +59,51 @@ def prompt_dataset(interactions: Sequence[Interaction], *, provenance: bool = Fa
     return _dataset(_columns(interactions, ("prompt", *(_PROMPT_PROVENANCE if provenance else ()))))
 
 
+def statement_dataset(statements: Sequence[Statement]) -> Dataset:
+    """
+    Returns statements of every kind in one format, that of [`~online_trl.rewards.reward_trainer.OnlineRewardTrainer`].
+
+    | column | pair | ranking | label |
+    |---|---|---|---|
+    | `prompt` | messages | messages | messages |
+    | `completions` | the chosen and the rejected answer | all answers | the answer |
+    | `ranks` | `[1, 2]` | one for each answer, equal ones are ties | `[1]` |
+    | `score` | null | null | the verdict in [0, 1] |
+    | `margin` | by how much the first was preferred, or null | null | null |
+
+    Beside them stand `weight`, `voice` (whose word it is) and `key`, by which a statement is known again.
+
+    Args:
+        statements (`Sequence[Statement]`):
+            One row each, in this order.
+    """
+    columns = _columns(statements, ("prompt", "weight", "voice"))
+    for name in ("completions", "ranks", "score", "margin", "key"):
+        columns[name] = [_STATEMENT_COLUMNS[name](statement) for statement in statements]
+    return _dataset(columns)
+
+
+def _completions(statement: Statement) -> list[list[Message]]:
+    if isinstance(statement, PreferencePair):
+        return [statement.chosen, statement.rejected]
+    return statement.completions if isinstance(statement, Ranking) else [statement.completion]
+
+
+def _ranks(statement: Statement) -> list[int]:
+    if isinstance(statement, PreferencePair):
+        return [1, 2]
+    return list(statement.ranks) if isinstance(statement, Ranking) else [1]
+
+
+_STATEMENT_COLUMNS: dict[str, Callable[[Statement], Any]] = {
+    "completions": _completions,
+    "ranks": _ranks,
+    "score": lambda statement: statement.score if isinstance(statement, UnpairedLabel) else None,
+    "margin": lambda statement: statement.margin if isinstance(statement, PreferencePair) else None,
+    "key": lambda statement: "/".join([*statement.feedback_ids, *statement.interaction_ids]),
+}
+
+
 def _columns(records: Sequence[Any], names: Iterable[str]) -> dict[str, list[Any]]:
     return {name: [getattr(record, name) for record in records] for name in names}
 
@@ -70,7 +115,9 @@ def _dataset(columns: dict[str, list[Any]]) -> Dataset:
     messages = [{"role": text, "content": text}]
     types: dict[str, Any] = {
         **dict.fromkeys(("prompt", "chosen", "rejected", "completion"), messages),
-        **dict.fromkeys(("margin", "weight"), Value("float64")),
+        "completions": [messages],
+        "ranks": [Value("int64")],
+        **dict.fromkeys(("margin", "weight", "score"), Value("float64")),
         **{name: [text] for name in _PROVENANCE if name.endswith("s")},
         "label": Value("bool"),
         "seq": Value("int64"),

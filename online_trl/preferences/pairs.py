@@ -8,10 +8,19 @@ from dataclasses import replace
 from itertools import pairwise
 
 from ..store import prompt_key
-from ..types import Feedback, FeedbackKind, Interaction, PreferencePair, UnpairedLabel
+from ..types import Feedback, FeedbackKind, Interaction, PreferencePair, Ranking, UnpairedLabel
 from .regeneration import regenerated_pairs
 from .repeats import count_once
-from .rows import about_chats, are_alternatives, make_label, make_pair, says_something, seq_of, standing_feedback
+from .rows import (
+    about_chats,
+    are_alternatives,
+    make_label,
+    make_pair,
+    make_ranking,
+    says_something,
+    seq_of,
+    standing_feedback,
+)
 
 CLEAR_DIFFERENCE = 0.5
 """Scores, in [0, 1], that differ by less say nothing about which answer is better: people are lenient or strict."""
@@ -97,6 +106,47 @@ def labels_from_feedback(
         for row in rows
         if row.kind in _VERDICTS and seq_of(row) > after
     ]
+
+
+def rankings_from_feedback(
+    feedback: Iterable[Feedback], interactions: Mapping[str, Interaction], *, after: int = 0
+) -> list[Ranking]:
+    """
+    Makes a ranking of every ranking and every tied comparison about chats. It holds the answers to one prompt that
+    differ and were not cut before their first word; where fewer than two are left, there is none.
+
+    Somebody who ranks the same answers again counts once.
+
+    Args:
+        feedback (`Iterable[Feedback]`):
+            Rows of the log by `seq`, superseded ones included.
+        interactions (`Mapping[str, Interaction]`):
+            The interactions that they are about, by id.
+        after (`int`, *optional*, defaults to `0`):
+            Only rows after this `seq`.
+
+    Returns:
+        `list[Ranking]`: The rankings by `seq`.
+    """
+    first: dict[tuple[str, frozenset[str]], Ranking] = {}
+    for row in about_chats(standing_feedback(feedback), interactions):
+        ranking = _ranking(row, interactions)
+        if ranking is not None:
+            first.setdefault((ranking.voice, frozenset(ranking.interaction_ids)), ranking)
+    return [ranking for ranking in first.values() if ranking.seq > after]
+
+
+def _ranking(row: Feedback, interactions: Mapping[str, Interaction]) -> Ranking | None:
+    is_tie = row.kind is FeedbackKind.COMPARISON and row.value == "tie"
+    if not is_tie and row.kind is not FeedbackKind.RANKING:
+        return None
+    ranks = [1, 1] if is_tie else row.value
+    kept: list[tuple[Interaction, int]] = []
+    for name, rank in zip(row.interaction_ids, ranks, strict=True):
+        answer = interactions[name]
+        if says_something(answer) and all(are_alternatives(answer, other) for other, _ in kept):
+            kept.append((answer, rank))
+    return make_ranking(row, *zip(*kept, strict=True)) if len(kept) > 1 else None
 
 
 def _stated_pairs(row: Feedback, answers: Sequence[Interaction]) -> list[PreferencePair]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..dataset_import import IMPORT_VERSION
-from ..types import CANCELLED, Feedback, FeedbackKind, Interaction, PreferencePair, Purpose, UnpairedLabel
+from ..types import CANCELLED, Feedback, FeedbackKind, Interaction, PreferencePair, Purpose, Ranking, UnpairedLabel
 
 
 def standing_feedback(feedback: Iterable[Feedback]) -> list[Feedback]:
@@ -66,6 +66,18 @@ def make_pair(
     )
 
 
+def make_ranking(row: Feedback, answers: Sequence[Interaction], ranks: Sequence[int]) -> Ranking:
+    """Makes a ranking of answers to one prompt and the row that put them in this order."""
+    return Ranking(
+        prompt=answers[0].prompt,
+        completions=[answer.completion for answer in answers],
+        ranks=tuple(ranks),
+        kind=row.kind,
+        seq=seq_of(row),
+        **_origin([row], answers),
+    )
+
+
 def make_label(row: Feedback, answer: Interaction) -> UnpairedLabel:
     """Makes a label of an answer and the verdict on it."""
     return UnpairedLabel(
@@ -79,6 +91,7 @@ def make_label(row: Feedback, answer: Interaction) -> UnpairedLabel:
 
 
 def _origin(rows: Sequence[Feedback], answers: Sequence[Interaction]) -> dict[str, Any]:
+    newest = max(answer.created_at for answer in answers)
     return {
         "feedback_ids": tuple(row.feedback_id for row in rows),
         "interaction_ids": tuple(dict.fromkeys(answer.interaction_id for answer in answers)),
@@ -86,6 +99,8 @@ def _origin(rows: Sequence[Feedback], answers: Sequence[Interaction]) -> dict[st
         "session_ids": _distinct(answer.session_id for answer in answers),
         "user_ids": _distinct([row.user_id for row in rows] + [answer.user_id for answer in answers]),
         "policy_versions": _distinct(answer.policy_version for answer in answers),
+        "said_at": max((row.created_at for row in rows), default=newest),
+        "answered_at": newest,
     }
 
 

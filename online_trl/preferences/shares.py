@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from ..types import PreferencePair, UnpairedLabel
+from ..types import PreferencePair, Ranking, UnpairedLabel
 
-Weighted = TypeVar("Weighted", PreferencePair, UnpairedLabel)
+Weighted = TypeVar("Weighted", PreferencePair, UnpairedLabel, Ranking)
 
 
 def cap_user_shares(rows: Sequence[Weighted], max_share: float) -> list[Weighted]:
@@ -22,13 +22,13 @@ def cap_user_shares(rows: Sequence[Weighted], max_share: float) -> list[Weighted
     dataset: such rows are not crushed by having been imported in one go.
 
     Args:
-        rows (`Sequence[PreferencePair]` or `Sequence[UnpairedLabel]`):
+        rows (`Sequence[PreferencePair]`, `Sequence[UnpairedLabel]` or `Sequence[Ranking]`):
             The rows of one batch.
         max_share (`float`):
             Largest share of the total weight that one voice may carry, in (0, 1].
 
     Returns:
-        `list[PreferencePair]` or `list[UnpairedLabel]`: The rows, in the order given.
+        `list[PreferencePair]`, `list[UnpairedLabel]` or `list[Ranking]`: The rows, in the order given.
 
     Example:
 

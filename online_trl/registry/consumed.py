@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ..types import PreferencePair
+from ..types import Statement
 from .state import RegistryError, write_durably
 
 CONSUMED = "consumed.json"
@@ -16,7 +16,7 @@ CONSUMED = "consumed.json"
 @dataclass(frozen=True, slots=True)
 class Sources:
     """
-    Where preference pairs came from.
+    Where statements came from.
 
     Args:
         feedback_ids (`frozenset[str]`):
@@ -29,12 +29,12 @@ class Sources:
     interaction_ids: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, pairs: Iterable[PreferencePair]) -> Sources:
-        """Returns where pairs came from."""
-        pairs = list(pairs)
+    def of(cls, statements: Iterable[Statement]) -> Sources:
+        """Returns where statements came from."""
+        statements = list(statements)
         return cls(
-            feedback_ids=frozenset(name for pair in pairs for name in pair.feedback_ids),
-            interaction_ids=frozenset(name for pair in pairs for name in pair.interaction_ids),
+            feedback_ids=frozenset(name for statement in statements for name in statement.feedback_ids),
+            interaction_ids=frozenset(name for statement in statements for name in statement.interaction_ids),
         )
 
     def __or__(self, other: Sources) -> Sources:

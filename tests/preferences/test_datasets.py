@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from datasets import Features, List, Value
 
-from online_trl.preferences import preference_dataset, prompt_dataset, unpaired_dataset
+from online_trl.preferences import preference_dataset, prompt_dataset, statement_dataset, unpaired_dataset
 from preferences.log import assistant, user
 
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
@@ -42,12 +42,34 @@ def test_interactions_become_a_prompt_dataset(log):
     assert dataset[:] == {"prompt": [user("Where is my parcel?"), user("And my refund?")]}
 
 
+def test_statements_of_every_kind_share_one_dataset(log):
+    one, two, three = (log.answer(text) for text in "abc")
+    said = log.say("ranking", [one, two, three], [2, 1, 2])
+    log.rate(one, 9, user_id="bob")
+    log.rate(two, 1, user_id="cyd")
+    rows = list(statement_dataset(log.read().statements))
+    assert [row["completions"] for row in rows] == [
+        [assistant("a"), assistant("b"), assistant("c")],
+        [assistant("a")],
+        [assistant("a"), assistant("b")],
+        [assistant("b")],
+    ]
+    assert [row["ranks"] for row in rows] == [[2, 1, 2], [1], [1, 2], [1]]
+    assert [row["score"] for row in rows] == [None, 0.9, None, 0.1]
+    assert [row["margin"] for row in rows] == [None, None, pytest.approx(0.8), None]
+    assert [row["voice"] for row in rows] == ["ada", "bob", "cyd", "cyd"]
+    assert rows[0]["key"] == "/".join([said.feedback_id, *said.interaction_ids])
+    assert len({row["key"] for row in rows}) == 4
+    assert {row["weight"] for row in rows} == {1.0}
+
+
 @pytest.mark.parametrize(
     ("make", "columns"),
     [
         (preference_dataset, ["prompt", "chosen", "rejected"]),
         (unpaired_dataset, ["prompt", "completion", "label"]),
         (prompt_dataset, ["prompt"]),
+        (statement_dataset, ["prompt", "weight", "voice", "completions", "ranks", "score", "margin", "key"]),
     ],
 )
 def test_an_empty_dataset_has_the_columns_of_a_full_one(make, columns):

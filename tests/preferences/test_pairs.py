@@ -34,6 +34,8 @@ def test_a_comparison_is_one_pair_with_all_its_sources(log):
             session_ids=("a", "b"),
             user_ids=("ada", "bob", "cyd"),
             policy_versions=("policy-0001", "policy-0002"),
+            said_at=said.created_at,
+            answered_at=second.created_at,
         ),
     )
 
@@ -189,7 +191,8 @@ def test_a_batch_names_all_feedback_of_its_interval(log):
         log.say("implicit", [answers[0]], "copy"),
     ]
     batch = log.read(after=3, upto=5)
-    assert batch == PreferenceBatch((), (), (rows[1].feedback_id, rows[2].feedback_id), 3, 5)
+    wanted = PreferenceBatch((), (), (rows[1].feedback_id, rows[2].feedback_id), 3, 5, rankings=batch.rankings)
+    assert batch == wanted
 
 
 def test_a_superseding_row_replaces(log):
