@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Header, Response
+from fastapi import APIRouter, Depends, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter
 
@@ -12,27 +10,17 @@ from ...types import Feedback, Scope
 from ..access import requires
 from ..errors import error_responses
 from ..feedback import record_feedback
+from ..feedback_route import FeedbackRoute, IdempotencyKey
 from ..feedback_schemas import FEEDBACK_EXAMPLES, FeedbackBody, FeedbackReceipt
 from ..service import Service
 from ..settings import ServerSettings
 
 _RECEIPTS: TypeAdapter[FeedbackReceipt | list[FeedbackReceipt]] = TypeAdapter(FeedbackReceipt | list[FeedbackReceipt])
 
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        min_length=1,
-        max_length=256,
-        description="The same key and statement of a user again have the same reply and are one row; with another "
-        "statement the reply is 409. In a list, each statement has its own `idempotency_key` instead.",
-    ),
-]
-
 
 def feedback_router(service: Service) -> APIRouter:
     """Returns the routes that take feedback."""
-    router = APIRouter(dependencies=[Depends(requires(Scope.FEEDBACK))], tags=["feedback"])
+    router = APIRouter(dependencies=[Depends(requires(Scope.FEEDBACK))], tags=["feedback"], route_class=FeedbackRoute)
 
     @router.post(
         "/v1/feedback",

@@ -14,11 +14,12 @@ from ...types import ANONYMOUS, Feedback, FeedbackKind
 from ..client_keys import client_key, stored_key
 from ..errors import RefusalError, error_responses
 from ..feedback import record_feedback
+from ..feedback_route import IdempotencyKey
 from ..feedback_schemas import AnyFeedbackRequest, FeedbackBody, FeedbackReceipt, MetricRequest
 from ..feedback_url import PATH, FeedbackGrant, FeedbackUrls
 from ..schemas import Name
 from ..service import Service
-from .feedback import IdempotencyKey, feedback_reply, read_feedback
+from .feedback import feedback_reply, read_feedback
 
 
 def signed_feedback_router(service: Service) -> APIRouter:
