@@ -12,6 +12,7 @@ from .batch import read_preferences as read_preferences
 from .datasets import preference_dataset as preference_dataset
 from .datasets import prompt_dataset as prompt_dataset
 from .datasets import statement_dataset as statement_dataset
+from .datasets import statement_key as statement_key
 from .datasets import unpaired_dataset as unpaired_dataset
 from .pairs import CLEAR_DIFFERENCE as CLEAR_DIFFERENCE
 from .pairs import LOOKBACK as LOOKBACK

@@ -83,6 +83,11 @@ def statement_dataset(statements: Sequence[Statement]) -> Dataset:
     return _dataset(columns)
 
 
+def statement_key(statement: Statement) -> str:
+    """Returns what a statement is known again by: the rows of the log that it rests on."""
+    return "/".join((*statement.feedback_ids, *statement.interaction_ids))
+
+
 def _completions(statement: Statement) -> list[list[Message]]:
     if isinstance(statement, PreferencePair):
         return [statement.chosen, statement.rejected]
@@ -100,7 +105,7 @@ _STATEMENT_COLUMNS: dict[str, Callable[[Statement], Any]] = {
     "ranks": _ranks,
     "score": lambda statement: statement.score if isinstance(statement, UnpairedLabel) else None,
     "margin": lambda statement: statement.margin if isinstance(statement, PreferencePair) else None,
-    "key": lambda statement: "/".join([*statement.feedback_ids, *statement.interaction_ids]),
+    "key": statement_key,
 }
 
 
