@@ -112,8 +112,10 @@ def _withdrawn(store: LogReader, fresh: list[Feedback], *, after: int, upto: int
 
 def _answers(store: LogReader, feedback: list[Feedback], *, after: int, upto: int) -> dict[str, Interaction]:
     """The answers that feedback is about, and those that tell what became of a regenerated one."""
-    interactions = store.get_interactions(name for row in feedback for name in row.interaction_ids)
+    named = (name for row in feedback for name in row.interaction_ids)
+    interactions = store.get_interactions(named, tokens=False)
     asked_again = [interactions.get(row.interaction_ids[0]) for row in feedback if asks_again(row)]
-    siblings = store.session_interactions({old.session_id for old in asked_again if old is not None}, upto=upto)
-    regenerated = store.related_regenerations(after=after, upto=upto)
+    sessions = {old.session_id for old in asked_again if old is not None}
+    siblings = store.session_interactions(sessions, upto=upto, tokens=False)
+    regenerated = store.related_regenerations(after=after, upto=upto, tokens=False)
     return interactions | {answer.interaction_id: answer for answer in [*siblings, *regenerated]}

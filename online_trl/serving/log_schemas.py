@@ -42,13 +42,27 @@ class InteractionPage(Page):
     newest_first: bool = Field(False, description="begin at the end of the interval")
 
 
+class TokensOption(Query):
+    """Interactions, whole or without what is longest in them."""
+
+    tokens: bool = Field(True, description="whether to send `prompt_ids`, `completion_ids` and `logprobs` as well")
+
+
+class Regenerations(ClosedInterval, TokensOption):
+    """The interval of which regenerations are told."""
+
+
 class Ids(Query):
     """Rows by id."""
 
     ids: list[Text] = Field(max_length=LOOKUP_NAMES)
 
 
-class Sessions(Query):
+class InteractionIds(Ids, TokensOption):
+    """Interactions by id."""
+
+
+class Sessions(TokensOption):
     """Conversations, up to a position in the log."""
 
     session_ids: list[Text] = Field(max_length=LOOKUP_NAMES)

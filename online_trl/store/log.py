@@ -26,7 +26,7 @@ from .group import AddFeedback, AddInteractions, Result, RunTask, Screen
 from .keys import ApiKeys
 from .quarantine import QuarantinedFeedback, admitted_feedback, quarantined, read_admitted, release
 from .related import RELATED_FEEDBACK, RELATED_REGENERATIONS, read_by_index
-from .rows import Record, counts, find, interval, position, read_records, select_records, storable, where_in
+from .rows import Lookup, Record, counts, find, interval, position, read_records, select_records, storable, where_in
 from .tracing import Trace, trace
 from .writer import Writer
 
@@ -393,7 +393,7 @@ class FeedbackStore:
             rows = read_by_index(connection, RELATED_FEEDBACK, after=after, upto=upto)
             return read_admitted(connection, rows, upto=upto)
 
-    def related_regenerations(self, *, after: int, upto: int) -> list[Interaction]:
+    def related_regenerations(self, *, after: int, upto: int, tokens: bool = True) -> list[Interaction]:
         """
         Returns what tells whether a regenerated answer was accepted, in the order of the log.
 
@@ -405,15 +405,26 @@ class FeedbackStore:
                 `seq` after which the interval begins.
             upto (`int`):
                 Last `seq` to read.
+            tokens (`bool`, *optional*, defaults to `True`):
+                See [`get_interactions`].
         """
         with self._database.reading() as connection:
-            rows = read_by_index(connection, RELATED_REGENERATIONS, after=after, upto=upto)
+            rows = read_by_index(connection, RELATED_REGENERATIONS[tokens], after=after, upto=upto)
             return list(read_records(Interaction, rows))
 
-    def get_interactions(self, ids: Iterable[str]) -> dict[str, Interaction]:
-        """Returns the interactions of these ids, by id; unknown ids are missing from the result."""
+    def get_interactions(self, ids: Iterable[str], *, tokens: bool = True) -> dict[str, Interaction]:
+        """
+        Returns the interactions of these ids, by id; unknown ids are missing from the result.
+
+        Args:
+            ids (`Iterable[str]`):
+                The ids.
+            tokens (`bool`, *optional*, defaults to `True`):
+                Whether to read `prompt_ids`, `completion_ids` and `logprobs` as well, which takes several times as
+                long as the rest. Otherwise they are `None`.
+        """
         with self._database.reading() as connection:
-            return find(connection, Interaction, "interaction_id", ids)
+            return find(connection, Interaction, "interaction_id", ids, tokens=tokens)
 
     def get_feedback(self, ids: Iterable[str]) -> dict[str, Feedback]:
         """Returns the feedback rows of these `feedback_id`s, by id; unknown ids are missing from the result."""
@@ -447,12 +458,23 @@ class FeedbackStore:
             rows = where_in(connection, query, columns.interaction_id, interaction_ids)
         return {row["interaction_id"]: row["policy_version"] for row in rows}
 
-    def session_interactions(self, session_ids: Iterable[str], *, upto: int) -> list[Interaction]:
-        """Returns the interactions of these sessions up to `upto`, in the order of the log."""
-        query = select_records(Interaction).where(schema.interactions.c.seq <= upto)
+    def session_interactions(self, session_ids: Iterable[str], *, upto: int, tokens: bool = True) -> list[Interaction]:
+        """
+        Returns the interactions of these sessions up to `upto`, in the order of the log.
+
+        Args:
+            session_ids (`Iterable[str]`):
+                The sessions.
+            upto (`int`):
+                Last `seq` to read.
+            tokens (`bool`, *optional*, defaults to `True`):
+                See [`get_interactions`].
+        """
+        columns = schema.interactions.c
+        lookup = Lookup(select_records(Interaction, tokens=tokens).where(columns.seq <= upto), columns.session_id)
         with self._database.reading() as connection:
-            rows = where_in(connection, query, schema.interactions.c.session_id, session_ids)
-        return sorted(read_records(Interaction, rows), key=lambda row: row.seq or 0)
+            rows = lookup.records(connection, Interaction, session_ids)
+            return sorted(rows, key=lambda row: row.seq or 0)
 
     def find_turn(
         self,
@@ -509,4 +531,4 @@ class FeedbackStore:
 
     def _read(self, record: type[Record], query: sa.Select[Any]) -> list[Record]:
         with self._database.reading() as connection:
-            return list(read_records(record, connection.execute(query).mappings()))
+            return list(read_records(record, connection.execute(query)))

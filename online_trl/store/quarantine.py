@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from ..migrations import schema
 from ..types import ANONYMOUS, Feedback, QuarantineReason, utcnow
 from .errors import NotQuarantinedError
-from .rows import Bound, Lookup, insert_rows, interval, move_position, position, read_records, select_records, where_in
+from .rows import Bound, Lookup, insert_rows, interval, move_position, position, read_records, select_records
 
 _rows = schema.feedback.c
 _held = schema.quarantine.c
@@ -165,8 +165,8 @@ def release(connection: sa.Connection, feedback_ids: Iterable[str]) -> list[Feed
     released = [{"seq": end + n, "feedback_seq": seq, "created_at": now} for n, seq in enumerate(waiting, start=1)]
     insert_rows(connection, schema.quarantine_releases, released)
     move_position(connection, end + len(released))
-    rows = where_in(connection, select_admitted(), _rows.feedback_id, names)
-    return sorted(read_records(Feedback, rows), key=lambda row: row.seq or 0)
+    rows = Lookup(select_admitted(), _rows.feedback_id).records(connection, Feedback, names)
+    return sorted(rows, key=lambda row: row.seq or 0)
 
 
 def select_admitted(upto: Bound | None = None) -> sa.Select[Any]:
@@ -187,10 +187,10 @@ def admitted_feedback(connection: sa.Connection, *, after: int, upto: int | None
     released = interval(sa.select(_released.feedback_seq), _released.seq, after, upto)
     members = sa.union(written, released).cte("members")
     query = select_admitted(upto).join(members, members.c.seq == _rows.seq).order_by("seq")
-    return read_admitted(connection, connection.execute(query).mappings(), upto=upto)
+    return read_admitted(connection, connection.execute(query), upto=upto)
 
 
-def read_admitted(connection: sa.Connection, admitted: Iterable[sa.RowMapping], *, upto: int | None) -> list[Feedback]:
+def read_admitted(connection: sa.Connection, admitted: Iterable[sa.Row[Any]], *, upto: int | None) -> list[Feedback]:
     """Makes records of admitted rows; what supersedes a row that waits names what that was to replace."""
     rows = list(read_records(Feedback, admitted))
     waiting = _waiting(connection, {row.supersedes for row in rows} - {row.feedback_id for row in rows}, upto)

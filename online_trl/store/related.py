@@ -18,7 +18,7 @@ _released = schema.quarantine_releases.c
 _after, _upto = sa.bindparam("after", type_=_rows.seq.type), sa.bindparam("upto", type_=_rows.seq.type)
 
 
-def read_by_index(connection: sa.Connection, query: sa.Select[Any], *, after: int, upto: int) -> sa.MappingResult:
+def read_by_index(connection: sa.Connection, query: sa.Select[Any], *, after: int, upto: int) -> sa.CursorResult[Any]:
     """
     Returns the rows of one of the queries below, and keeps the database from reading whole tables for them.
 
@@ -28,7 +28,7 @@ def read_by_index(connection: sa.Connection, query: sa.Select[Any], *, after: in
     if connection.dialect.name == "postgresql":
         for setting in ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"):
             connection.exec_driver_sql(f"SET LOCAL {setting} = off")
-    return connection.execute(query, {"after": after, "upto": upto}).mappings()
+    return connection.execute(query, {"after": after, "upto": upto})
 
 
 def _related_feedback() -> sa.Select[Any]:
@@ -52,7 +52,7 @@ def _related_feedback() -> sa.Select[Any]:
     return query.where(_rows.seq <= _upto).order_by("seq")
 
 
-def _related_regenerations() -> sa.Select[Any]:
+def _related_regenerations(*, tokens: bool) -> sa.Select[Any]:
     touched = _touched_prompts()
     siblings = (
         sa.select(_answers.interaction_id, _answers.regenerates)
@@ -64,7 +64,7 @@ def _related_regenerations() -> sa.Select[Any]:
     members = sa.select(_answers.seq).where(_answers.interaction_id == turn)
     followers = sa.select(_answers.seq).where(_answers.parent_id == turn)
     related = sa.union(members, followers).cte("related")
-    query = select_records(Interaction).join(related, _answers.seq == related.c.seq)
+    query = select_records(Interaction, tokens=tokens).join(related, _answers.seq == related.c.seq)
     return query.where(_answers.seq <= _upto).order_by(_answers.seq)
 
 
@@ -92,5 +92,6 @@ def _touched_prompts() -> sa.CTE:
 # Built once: to build a statement takes about as long as to answer it.
 RELATED_FEEDBACK = _related_feedback()
 """The feedback of the interval, that about its prompts, and what supersedes that, as far as it counts."""
-RELATED_REGENERATIONS = _related_regenerations()
-"""The answers that replaced another to a prompt of the interval, those, and what went on from both."""
+RELATED_REGENERATIONS = {tokens: _related_regenerations(tokens=tokens) for tokens in (True, False)}
+"""The answers that replaced another to a prompt of the interval, those, and what went on from both; with their tokens,
+or without."""

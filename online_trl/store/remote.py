@@ -160,19 +160,20 @@ class RemoteStore:
         """Returns the feedback that bears on an interval, see [`FeedbackStore.related_feedback`]."""
         return self._rows(Feedback, "related-feedback", params={"after": after, "upto": upto})
 
-    def related_regenerations(self, *, after: int, upto: int) -> list[Interaction]:
+    def related_regenerations(self, *, after: int, upto: int, tokens: bool = True) -> list[Interaction]:
         """Returns the regenerations that bear on an interval, see [`FeedbackStore.related_regenerations`]."""
-        return self._rows(Interaction, "related-regenerations", params={"after": after, "upto": upto})
+        query = {"after": after, "upto": upto, "tokens": tokens}
+        return self._rows(Interaction, "related-regenerations", params=query)
 
-    def get_interactions(self, ids: Iterable[str]) -> dict[str, Interaction]:
+    def get_interactions(self, ids: Iterable[str], *, tokens: bool = True) -> dict[str, Interaction]:
         """Returns the interactions of these ids, see [`FeedbackStore.get_interactions`]."""
-        chunks = _chunks(ids)
-        rows = [row for ids in chunks for row in self._rows(Interaction, "get-interactions", json={"ids": ids})]
+        bodies = [{"ids": names, "tokens": tokens} for names in _chunks(ids)]
+        rows = [row for body in bodies for row in self._rows(Interaction, "get-interactions", json=body)]
         return {row.interaction_id: row for row in rows}
 
-    def session_interactions(self, session_ids: Iterable[str], *, upto: int) -> list[Interaction]:
+    def session_interactions(self, session_ids: Iterable[str], *, upto: int, tokens: bool = True) -> list[Interaction]:
         """Returns the interactions of sessions, see [`FeedbackStore.session_interactions`]."""
-        bodies = [{"session_ids": names, "upto": upto} for names in _chunks(session_ids)]
+        bodies = [{"session_ids": names, "upto": upto, "tokens": tokens} for names in _chunks(session_ids)]
         rows = [row for body in bodies for row in self._rows(Interaction, "session-interactions", json=body)]
         return sorted(rows, key=_seq)
 

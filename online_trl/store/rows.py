@@ -32,6 +32,9 @@ _TABLES = {Interaction: schema.interactions, Feedback: schema.feedback}
 
 _FIELDS = {record: tuple(field.name for field in fields(record)) for record in (Interaction, Feedback)}
 _GET_FIELDS = {record: attrgetter(*names) for record, names in _FIELDS.items()}
+_SETTERS = {record: tuple(vars(record)[name].__set__ for name in names) for record, names in _FIELDS.items()}
+# What an engine saw and sampled is longer than the text, and only few need it.
+_TOKENS = frozenset({"prompt_ids", "completion_ids", "logprobs"})
 
 # A retry names the row by its key; these differ from one try to the next.
 _NOT_CONTENTS = {"seq", "created_at", "feedback_id"}
@@ -51,9 +54,11 @@ def prompt_key(prompt: Sequence[Message]) -> str:
     return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()
 
 
-def select_records(record: type[Interaction] | type[Feedback]) -> sa.Select[Any]:
+def select_records(record: type[Interaction] | type[Feedback], *, tokens: bool = True) -> sa.Select[Any]:
+    """Selects the fields of records in their order, those of [`_TOKENS`] only if they are wanted."""
     columns = _TABLES[record].c
-    return sa.select(*(columns[name] for name in _FIELDS[record]))
+    left_out = frozenset() if tokens else _TOKENS
+    return sa.select(*(sa.null().label(name) if name in left_out else columns[name] for name in _FIELDS[record]))
 
 
 def interval(query: sa.Select[Any], seq: sa.ColumnElement[int], after: Bound, upto: Bound | None) -> sa.Select[Any]:
@@ -81,13 +86,22 @@ class Lookup:
         self._in_postgresql = query.where(column == sa.any_(sa.bindparam("values", type_=ARRAY(column.type))))
 
     def rows(self, connection: sa.Connection, values: Iterable[Any]) -> Sequence[sa.RowMapping]:
-        """Returns the rows, in no particular order."""
+        """Returns the rows by column, in no particular order."""
+        found = self._found(connection, values)
+        return [] if found is None else found.mappings().all()
+
+    def records(self, connection: sa.Connection, record: type[Record], values: Iterable[Any]) -> Iterator[Record]:
+        """Returns the rows as records, whose fields the query selects in their order."""
+        found = self._found(connection, values)
+        return iter(()) if found is None else read_records(record, found)
+
+    def _found(self, connection: sa.Connection, values: Iterable[Any]) -> sa.CursorResult[Any] | None:
         listed = list(dict.fromkeys(values))
         if not listed:
-            return []
+            return None
         if connection.dialect.name == "sqlite":
-            return connection.execute(self._in_sqlite, {"values": json.dumps(listed)}).mappings().all()
-        return connection.execute(self._in_postgresql, {"values": listed}).mappings().all()
+            return connection.execute(self._in_sqlite, {"values": json.dumps(listed)})
+        return connection.execute(self._in_postgresql, {"values": listed})
 
 
 def where_in(
@@ -96,21 +110,32 @@ def where_in(
     return Lookup(query, column).rows(connection, values)
 
 
-def find(connection: sa.Connection, record: type[Record], key: str, values: Iterable[str]) -> dict[str, Record]:
-    rows = _RECORDS_BY[key].rows(connection, values)
-    return {getattr(row, key): row for row in read_records(record, rows)}
+def find(
+    connection: sa.Connection, record: type[Record], key: str, values: Iterable[str], *, tokens: bool = True
+) -> dict[str, Record]:
+    lookup = _RECORDS_BY[key] if tokens else _WITHOUT_TOKENS
+    return {getattr(row, key): row for row in lookup.records(connection, record, values)}
 
 
-def read_records(record: type[Record], rows: Iterable[Mapping[Any, Any]]) -> Iterator[Record]:
-    """Makes records of rows whose columns are the fields in their order, without looking each up by its name."""
-    names = _FIELDS[record]
-    return (record(**dict(zip(names, row.values(), strict=True))) for row in rows)
+def read_records(record: type[Record], rows: Iterable[sa.Row[Any]]) -> Iterator[Record]:
+    """
+    Makes records of rows whose columns are the fields in their order.
+
+    The rows were made of records: to check their contents again takes longer than everything else.
+    """
+    setters = _SETTERS[record]
+    for row in rows:
+        restored = object.__new__(record)
+        for put, value in zip(setters, row, strict=True):
+            put(restored, value)
+        yield restored
 
 
 _RECORDS_BY = {
     key: Lookup(select_records(record), _TABLES[record].c[key])
     for record, key in ((Interaction, "interaction_id"), (Feedback, "idempotency_key"), (Feedback, "feedback_id"))
 }
+_WITHOUT_TOKENS = Lookup(select_records(Interaction, tokens=False), schema.interactions.c.interaction_id)
 
 
 def counts(connection: sa.Connection, column: sa.Column[Any]) -> dict[Any, int]:

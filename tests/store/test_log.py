@@ -71,6 +71,20 @@ def test_an_interaction_without_tokens_comes_back_without_tokens(store):
     assert (stored.prompt_ids, stored.completion_ids, stored.logprobs, stored.sampling) == (None, None, None, {})
 
 
+def test_tokens_are_left_out_on_request_and_nothing_else_is(store):
+    tokens = {"prompt_ids": [1, 2], "completion_ids": [3], "logprobs": [-0.5]}
+    first = store.add_interaction(interaction(sampling={"top_p": 0.9}, template_hash="hash", **tokens))
+    again = store.add_interaction(interaction(regenerates=first.interaction_id, **tokens))
+    end = store.latest_seq()
+    bare = [replace(row, **dict.fromkeys(tokens)) for row in (first, again)]
+    ids = [row.interaction_id for row in bare]
+    assert store.get_interactions(ids, tokens=False) == dict(zip(ids, bare, strict=True))
+    assert store.session_interactions(["session"], upto=end, tokens=False) == bare
+    assert store.related_regenerations(after=0, upto=end, tokens=False) == bare
+    assert store.session_interactions(["session"], upto=end) == [first, again]
+    assert store.related_regenerations(after=0, upto=end) == [first, again]
+
+
 @pytest.mark.parametrize(
     ("kind", "answers", "value"),
     [

@@ -14,7 +14,16 @@ from ...store.wire import REVISION_HEADER
 from ...types import Feedback, Interaction, Scope, Tombstone
 from ..access import requires
 from ..errors import error_responses
-from ..log_schemas import ClosedInterval, Ids, InteractionPage, Page, Sessions, TraceRequest
+from ..log_schemas import (
+    ClosedInterval,
+    Ids,
+    InteractionIds,
+    InteractionPage,
+    Page,
+    Regenerations,
+    Sessions,
+    TraceRequest,
+)
 from ..row_stream import RowStream, row_schema
 from ..service import Service
 
@@ -96,21 +105,21 @@ def _add_related(router: APIRouter, service: Service) -> None:
         return RowStream(service.store.related_feedback(**dict(query)), request)
 
     @router.get("/related-regenerations", **_rows(Interaction))
-    def read_related_regenerations(query: Annotated[ClosedInterval, Query()], request: Request) -> Response:
+    def read_related_regenerations(query: Annotated[Regenerations, Query()], request: Request) -> Response:
         """Sends the answers that tell whether the regenerated ones of an interval were accepted."""
         return RowStream(service.store.related_regenerations(**dict(query)), request)
 
 
 def _add_lookups(router: APIRouter, service: Service) -> None:
     @router.post("/get-interactions", **_rows(Interaction))
-    def get_interactions(body: Ids, request: Request) -> Response:
+    def get_interactions(body: InteractionIds, request: Request) -> Response:
         """Sends the interactions of these ids; unknown ones are left out."""
-        return RowStream(list(service.store.get_interactions(body.ids).values()), request)
+        return RowStream(list(service.store.get_interactions(**dict(body)).values()), request)
 
     @router.post("/session-interactions", **_rows(Interaction))
     def read_session_interactions(body: Sessions, request: Request) -> Response:
         """Sends the interactions of these conversations, in the order of the log."""
-        return RowStream(service.store.session_interactions(body.session_ids, upto=body.upto), request)
+        return RowStream(service.store.session_interactions(**dict(body)), request)
 
     @router.post("/erased-among", responses=error_responses(422))
     def read_erased_among(body: Ids) -> list[str]:
