@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from ..store import LogReader
 from ..types import Feedback, FeedbackKind, Interaction, PreferencePair, Ranking, Statement, UnpairedLabel
-from .pairs import labels_from_feedback, pairs_from_feedback, rankings_from_feedback
+from .change import Change
+from .pairs import fresh_labels, fresh_pairs, fresh_rankings
 from .regeneration import asks_again
 from .rows import about_chats, seq_of
 from .shares import cap_user_shares
@@ -21,7 +22,7 @@ class PreferenceBatch:
         pairs (`tuple[PreferencePair, ...]`):
             Preference pairs, by `seq`.
         labels (`tuple[UnpairedLabel, ...]`):
-            Thumbs and ratings, by `seq`.
+            Thumbs and ratings, the last one of each user on an answer, by `seq`.
         rankings (`tuple[Ranking, ...]`):
             Rankings and tied comparisons, by `seq`. What they order is in `pairs` too.
         feedback_ids (`tuple[str, ...]`):
@@ -29,8 +30,10 @@ class PreferenceBatch:
         after (`int`), upto (`int`):
             The interval `(after, upto]`.
         withdrawn (`frozenset[str]`):
-            What stopped to count in the interval: ids of feedback that was replaced or taken back, and of feedback and
-            interactions that were erased. Whoever keeps statements of earlier batches drops those that rest on them.
+            What stopped to count in the interval: ids of feedback that was replaced or taken back, of thumbs and
+            ratings after which the user gave the answer another one, and of feedback and interactions that were
+            erased. Whoever keeps statements of earlier batches drops those that rest on them. What had been left out
+            on their account and counts now is in this batch, with the `seq` that it always had.
     """
 
     pairs: tuple[PreferencePair, ...]
@@ -73,7 +76,7 @@ def read_preferences(store: LogReader, *, after: int, upto: int) -> PreferenceBa
     Returns what the interval `(after, upto]` of the log has to teach.
 
     A pair may join a new verdict to one from before the interval. A row that was superseded or taken back by `upto` is
-    left out.
+    left out, and so is a thumb or rating after which the user gave the answer another one.
 
     Args:
         store ([`~store.LogReader`]):
@@ -91,22 +94,19 @@ def read_preferences(store: LogReader, *, after: int, upto: int) -> PreferenceBa
     feedback = store.related_feedback(after=after, upto=upto)
     interactions = _answers(store, feedback, after=after, upto=upto)
     fresh = [row for row in feedback if seq_of(row) > after]
+    change = Change.of(feedback, interactions, after=after)
+    erased = store.tombstones(after=after, upto=upto)
     return PreferenceBatch(
-        pairs=tuple(pairs_from_feedback(feedback, interactions, after=after)),
-        labels=tuple(labels_from_feedback(feedback, interactions, after=after)),
+        pairs=tuple(fresh_pairs(change)),
+        labels=tuple(fresh_labels(change)),
         feedback_ids=tuple(row.feedback_id for row in about_chats(fresh, interactions)),
         after=after,
         upto=upto,
-        withdrawn=_withdrawn(store, fresh, after=after, upto=upto),
-        rankings=tuple(rankings_from_feedback(feedback, interactions, after=after)),
-    )
-
-
-def _withdrawn(store: LogReader, fresh: list[Feedback], *, after: int, upto: int) -> frozenset[str]:
-    erased = store.tombstones(after=after, upto=upto)
-    return frozenset(
-        [row.supersedes for row in fresh if row.supersedes is not None]
-        + [name for mark in erased for name in (*mark.feedback_ids, *mark.interaction_ids)]
+        withdrawn=change.withdrawn.union(
+            (row.supersedes for row in fresh if row.supersedes is not None),
+            (name for mark in erased for name in (*mark.feedback_ids, *mark.interaction_ids)),
+        ),
+        rankings=tuple(fresh_rankings(change)),
     )
 
 

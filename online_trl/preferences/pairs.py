@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import TypeVar
 
 from ..store import prompt_key
 from ..types import Feedback, FeedbackKind, Interaction, PreferencePair, Ranking, UnpairedLabel
+from .change import Change, Evidence
+from .datasets import statement_key
 from .regeneration import regenerated_pairs
 from .repeats import count_once
-from .rows import (
-    about_chats,
-    are_alternatives,
-    make_label,
-    make_pair,
-    make_ranking,
-    says_something,
-    seq_of,
-    standing_feedback,
-)
+from .rows import VERDICTS, are_alternatives, make_label, make_pair, make_ranking, says_something
+
+Made = TypeVar("Made", PreferencePair, UnpairedLabel, Ranking)
 
 CLEAR_DIFFERENCE = 0.5
 """Scores, in [0, 1], that differ by less say nothing about which answer is better: people are lenient or strict."""
@@ -28,8 +24,6 @@ CLEAR_DIFFERENCE = 0.5
 LOOKBACK = 8
 """A verdict is held against so many earlier ones on the same prompt; without a limit, the pairs of a prompt that many
 send would grow with the square of their verdicts."""
-
-_VERDICTS = (FeedbackKind.BINARY, FeedbackKind.RATING)
 
 
 def pairs_from_feedback(
@@ -48,9 +42,10 @@ def pairs_from_feedback(
     | regenerate | the session's next answer to the prompt over the regenerated one | [`REGENERATED_WEIGHT`] |
     | none | an answer over the one it `regenerates`, once it is accepted, see below | [`REGENERATED_WEIGHT`] |
 
-    A thumb or rating is held against the last [`LOOKBACK`] thumbs and ratings before it on the same prompt, and gives
-    a pair where the scores differ by [`CLEAR_DIFFERENCE`] or more; `margin` is the difference. The busier of the two
-    answers is the one with more pairs of this kind so far.
+    Of the thumbs and ratings that a user gave one answer, the last one counts. It is held against the last
+    [`LOOKBACK`] such verdicts before it on the same prompt, and gives a pair where the scores differ by
+    [`CLEAR_DIFFERENCE`] or more; `margin` is the difference. The busier of the two answers is the one with more pairs
+    of this kind so far.
 
     A ranking says of two tiers that are not neighbours only what follows from those between, so it gives no pair. It
     weighs as much as the comparisons of neighbours that it stands for.
@@ -61,7 +56,8 @@ def pairs_from_feedback(
     its `seq` is that of the answer which went on. Other implicit signals give no pair.
 
     Somebody who prefers one answer to another several times, or says what follows from what they said, counts once:
-    see [`~preferences.repeats.count_once`].
+    see [`~preferences.repeats.count_once`]. Where what they said first is replaced or taken back, what they said again
+    counts from then on.
 
     Args:
         feedback (`Iterable[Feedback]`):
@@ -70,24 +66,19 @@ def pairs_from_feedback(
             The interactions that they are about, the other answers of the sessions, and those that regenerated answers
             were followed by, by id.
         after (`int`, *optional*, defaults to `0`):
-            Only pairs of which the newest row comes after this `seq`.
+            Only pairs that count since a row after this `seq`.
 
     Returns:
         `list[PreferencePair]`: The pairs by `seq`.
     """
-    rows = about_chats(standing_feedback(feedback), interactions)
-    pairs = [pair for row in rows for pair in _stated_pairs(row, [interactions[name] for name in row.interaction_ids])]
-    pairs += _mined_pairs([row for row in rows if row.kind in _VERDICTS], interactions)
-    pairs += regenerated_pairs(rows, interactions)
-    # Earlier pairs are needed to know what has been said before.
-    return [pair for pair in count_once(sorted(pairs, key=lambda pair: pair.seq)) if pair.seq > after]
+    return fresh_pairs(Change.of(feedback, interactions, after=after))
 
 
 def labels_from_feedback(
     feedback: Iterable[Feedback], interactions: Mapping[str, Interaction], *, after: int = 0
 ) -> list[UnpairedLabel]:
     """
-    Makes an unpaired label of every thumb and rating about a chat.
+    Makes an unpaired label of the last thumb or rating that each user gave an answer in a chat.
 
     Args:
         feedback (`Iterable[Feedback]`):
@@ -95,17 +86,12 @@ def labels_from_feedback(
         interactions (`Mapping[str, Interaction]`):
             The interactions that they are about, by id.
         after (`int`, *optional*, defaults to `0`):
-            Only rows after this `seq`.
+            Only labels that count since a row after this `seq`.
 
     Returns:
         `list[UnpairedLabel]`: The labels by `seq`.
     """
-    rows = about_chats(standing_feedback(feedback), interactions)
-    return [
-        make_label(row, interactions[row.interaction_ids[0]])
-        for row in rows
-        if row.kind in _VERDICTS and seq_of(row) > after
-    ]
+    return fresh_labels(Change.of(feedback, interactions, after=after))
 
 
 def rankings_from_feedback(
@@ -123,17 +109,62 @@ def rankings_from_feedback(
         interactions (`Mapping[str, Interaction]`):
             The interactions that they are about, by id.
         after (`int`, *optional*, defaults to `0`):
-            Only rows after this `seq`.
+            Only rankings that count since a row after this `seq`.
 
     Returns:
         `list[Ranking]`: The rankings by `seq`.
     """
+    return fresh_rankings(Change.of(feedback, interactions, after=after))
+
+
+def fresh_pairs(change: Change) -> list[PreferencePair]:
+    """Returns the pairs that count since a change, by `seq`."""
+    return _fresh(change, _pairs)
+
+
+def fresh_labels(change: Change) -> list[UnpairedLabel]:
+    """Returns the labels that count since a change, by `seq`."""
+    return _fresh(change, _labels)
+
+
+def fresh_rankings(change: Change) -> list[Ranking]:
+    """Returns the rankings that count since a change, by `seq`."""
+    return _fresh(change, _rankings)
+
+
+def _fresh(change: Change, make: Callable[[Evidence], list[Made]]) -> list[Made]:
+    """
+    What counts now and did not before: what is newer than the change and, if something was withdrawn, what had been
+    left out on its account.
+    """
+    made = make(change.now)
+    if not change.withdrawn:
+        return [statement for statement in made if statement.seq > change.after]
+    known = {statement_key(statement) for statement in make(change.before)}
+    return [statement for statement in made if statement_key(statement) not in known]
+
+
+def _pairs(evidence: Evidence) -> list[PreferencePair]:
+    """All pairs, by `seq`: it takes the earlier ones to know what has been said before."""
+    rows, interactions = evidence.rows, evidence.interactions
+    pairs = [pair for row in rows for pair in _stated_pairs(row, [interactions[name] for name in row.interaction_ids])]
+    pairs += _mined_pairs([row for row in rows if row.kind in VERDICTS], interactions)
+    pairs += regenerated_pairs(rows, interactions)
+    return count_once(sorted(pairs, key=lambda pair: pair.seq))
+
+
+def _labels(evidence: Evidence) -> list[UnpairedLabel]:
+    verdicts = (row for row in evidence.rows if row.kind in VERDICTS)
+    return [make_label(row, evidence.interactions[row.interaction_ids[0]]) for row in verdicts]
+
+
+def _rankings(evidence: Evidence) -> list[Ranking]:
     first: dict[tuple[str, frozenset[str]], Ranking] = {}
-    for row in about_chats(standing_feedback(feedback), interactions):
-        ranking = _ranking(row, interactions)
+    for row in evidence.rows:
+        ranking = _ranking(row, evidence.interactions)
         if ranking is not None:
             first.setdefault((ranking.voice, frozenset(ranking.interaction_ids)), ranking)
-    return [ranking for ranking in first.values() if ranking.seq > after]
+    return list(first.values())
 
 
 def _ranking(row: Feedback, interactions: Mapping[str, Interaction]) -> Ranking | None:

@@ -8,12 +8,28 @@ from typing import Any
 from ..dataset_import import IMPORT_VERSION
 from ..types import CANCELLED, Feedback, FeedbackKind, Interaction, PreferencePair, Purpose, Ranking, UnpairedLabel
 
+VERDICTS = (FeedbackKind.BINARY, FeedbackKind.RATING)
+"""Kinds of feedback that say how good one answer is."""
+
 
 def standing_feedback(feedback: Iterable[Feedback]) -> list[Feedback]:
-    """Returns the rows that none of the rows supersedes, without the ones that only take something back."""
+    """
+    Returns the rows that none of the rows supersedes, without the ones that only take something back. Of several
+    thumbs and ratings that a user gave one answer, the last one counts.
+
+    Args:
+        feedback (`Iterable[Feedback]`):
+            Rows of the log by `seq`.
+    """
     rows = list(feedback)
     superseded = {row.supersedes for row in rows}
-    return [row for row in rows if row.feedback_id not in superseded and row.value is not None]
+    standing = [row for row in rows if row.feedback_id not in superseded and row.value is not None]
+    last = {_judged(row): row.feedback_id for row in standing if row.kind in VERDICTS}
+    return [row for row in standing if row.kind not in VERDICTS or last[_judged(row)] == row.feedback_id]
+
+
+def _judged(verdict: Feedback) -> tuple[str, str]:
+    return verdict.user_id, verdict.interaction_ids[0]
 
 
 def about_chats(feedback: Iterable[Feedback], interactions: Mapping[str, Interaction]) -> list[Feedback]:

@@ -380,8 +380,9 @@ class FeedbackStore:
         Returns the feedback rows of `(after, upto]` and the earlier ones that bear on them, as far as they counted at
         `upto` (see [`admitted_feedback`]), in the order of the log.
 
-        These are the rows about any prompt that was asked or judged in the interval, and the rows that supersede them:
-        what it takes to know which preferences are new, without reading the whole log.
+        These are the rows about any prompt that was asked or judged in the interval, or judged by what was superseded
+        in it, and the rows that supersede them: what it takes to know which preferences are new, without reading the
+        whole log.
 
         Args:
             after (`int`):

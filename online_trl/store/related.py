@@ -69,10 +69,22 @@ def _related_regenerations(*, tokens: bool) -> sa.Select[Any]:
 
 
 def _touched_prompts() -> sa.CTE:
-    """The prompts that were asked or judged in the interval, or whose regenerated answer a user went on from."""
+    """
+    The prompts that were asked or judged in the interval, also by what was superseded in it, or whose regenerated
+    answer a user went on from.
+    """
     is_about = _links.interaction_id == _answers.interaction_id
     asked = interval(sa.select(_answers.prompt_key), _answers.seq, _after, _upto)
     judged = interval(sa.select(_answers.prompt_key).where(is_about), _links.feedback_seq, _after, _upto)
+    superseded = schema.feedback.alias("superseded")
+    amended = interval(
+        sa.select(_answers.prompt_key)
+        .where(is_about, _links.feedback_seq == superseded.c.seq)
+        .where(superseded.c.feedback_id == _rows.supersedes),
+        _rows.seq,
+        _after,
+        _upto,
+    )
     released = interval(
         sa.select(_answers.prompt_key).where(is_about, _links.feedback_seq == _released.feedback_seq),
         _released.seq,
@@ -86,7 +98,7 @@ def _touched_prompts() -> sa.CTE:
         _after,
         _upto,
     ).where(_answers.regenerates.is_not(None))
-    return sa.union(asked, judged, released, went_on).cte("touched")
+    return sa.union(asked, judged, amended, released, went_on).cte("touched")
 
 
 # Built once: to build a statement takes about as long as to answer it.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -12,8 +13,9 @@ from online_trl.preferences import (
     labels_from_feedback,
     pairs_from_feedback,
     standing_feedback,
+    statement_key,
 )
-from online_trl.types import Feedback, FeedbackKind, Interaction, PreferencePair, Purpose
+from online_trl.types import Feedback, FeedbackKind, Interaction, PreferencePair, Purpose, Statement
 from preferences.log import Log, assistant, texts, user
 
 
@@ -231,6 +233,56 @@ def test_what_is_taken_back_or_replaced_later_is_withdrawn_from_earlier_batches(
     assert log.read(upto=down.seq).withdrawn == frozenset()
 
 
+def test_the_last_verdict_of_a_user_on_an_answer_counts(log):
+    good, bad = log.answer("good"), log.answer("bad")
+    log.say("binary", [good], False)
+    log.say("binary", [bad], False)
+    other = log.say("binary", [good], False, user_id="bob")
+    last = log.rate(good, 9)
+    batch = log.read()
+    assert [(label.completion, label.score, label.voice) for label in batch.labels] == [
+        (assistant("bad"), 0.0, "ada"),
+        (assistant("good"), 0.0, "bob"),
+        (assistant("good"), 0.9, "ada"),
+    ]
+    assert texts(batch.pairs) == [("good", "bad")]
+    earlier = log.read(upto=other.seq)
+    later = log.read(after=other.seq)
+    assert [label.feedback_ids for label in later.labels] == [(last.feedback_id,)]
+    assert [later.still_counts(label) for label in earlier.labels] == [False, True, True]
+    assert later.pairs == batch.pairs
+
+
+def test_a_verdict_counts_again_when_the_one_after_it_is_taken_back(log):
+    good, bad = log.answer("good"), log.answer("bad")
+    log.say("binary", [bad], False)
+    up = log.say("binary", [good], True)
+    first = log.read()
+    down = log.say("binary", [good], False)
+    second = log.read(after=first.upto)
+    assert second.pairs == ()
+    assert [label.label for label in second.labels] == [False]
+    assert second.withdrawn == {up.feedback_id}
+    log.say("binary", [], None, supersedes=down.feedback_id)
+    third = log.read(after=second.upto)
+    assert (third.pairs, third.labels) == (first.pairs, first.labels[1:])
+    assert third.withdrawn == {down.feedback_id}
+
+
+def test_what_had_been_said_twice_counts_when_what_was_said_first_is_replaced(log):
+    good, bad = log.answer("good"), log.answer("bad")
+    log.say("binary", [bad], False)
+    log.say("binary", [good], True)
+    (mined,) = log.read().pairs
+    compared = log.say("comparison", [good, bad], "first")
+    second = log.read(after=mined.seq)
+    assert second.pairs == ()
+    log.say("binary", [good], False)
+    third = log.read(after=second.upto)
+    assert not third.still_counts(mined)
+    assert [(pair.feedback_ids, pair.seq) for pair in third.pairs] == [((compared.feedback_id,), compared.seq)]
+
+
 def test_a_new_verdict_is_paired_with_one_from_before_the_interval(log):
     bad = log.answer("bad")
     log.say("binary", [bad], False)
@@ -254,12 +306,15 @@ def test_rows_that_no_store_returned_are_refused(log):
         pairs_from_feedback([said], {answer.interaction_id: answer})
 
 
-def write_random_log(log: Log, rng: random.Random, *, events: int, takes_back: bool) -> None:
+def write_random_log(
+    log: Log, rng: random.Random, *, events: int, takes_back: bool, judges_again: bool = True
+) -> None:
     answers, rows = [log.answer("0")], []
     for _ in range(events):
         one, other = rng.choice(answers), rng.choice(answers)
         replaces = {"supersedes": rng.choice(rows).feedback_id} if takes_back and rows and rng.random() < 0.3 else {}
         kind = rng.choice(["answer", "answer", "binary", "binary", "rating", "comparison", "ranking", "regenerate"])
+        speaks = replaces if judges_again else {"user_id": f"user-{len(rows)}"}
         if kind == "answer":
             purpose = rng.choice([Purpose.CHAT] * 5 + [Purpose.EVALUATION])
             prompt, session = rng.choice(["p", "q"]), rng.choice(["s", "t"])
@@ -270,9 +325,9 @@ def write_random_log(log: Log, rng: random.Random, *, events: int, takes_back: b
             answers.append(log.answer(str(rng.randrange(9)), prompt, **fields))
         elif kind == "binary":
             value = None if replaces and rng.random() < 0.3 else rng.random() < 0.5
-            rows.append(log.say("binary", [one], value, **replaces))
+            rows.append(log.say("binary", [one], value, **speaks))
         elif kind == "rating":
-            rows.append(log.rate(one, rng.randrange(11), **replaces))
+            rows.append(log.rate(one, rng.randrange(11), **speaks))
         elif kind == "regenerate":
             rows.append(log.say("implicit", [one], "regenerate", **replaces))
         elif one is not other:
@@ -283,7 +338,7 @@ def write_random_log(log: Log, rng: random.Random, *, events: int, takes_back: b
 @pytest.mark.parametrize("seed", range(5))
 def test_consecutive_intervals_give_every_pair_and_label_exactly_once(log, seed):
     rng = random.Random(seed)
-    write_random_log(log, rng, events=80, takes_back=False)
+    write_random_log(log, rng, events=80, takes_back=False, judges_again=False)
     whole = log.read()
     assert len(whole.pairs) > 20
     ends = sorted(rng.sample(range(1, whole.upto), 12))
@@ -291,6 +346,31 @@ def test_consecutive_intervals_give_every_pair_and_label_exactly_once(log, seed)
     assert tuple(pair for batch in batches for pair in batch.pairs) == whole.pairs
     assert tuple(label for batch in batches for label in batch.labels) == whole.labels
     assert tuple(name for batch in batches for name in batch.feedback_ids) == whole.feedback_ids
+
+
+@pytest.mark.parametrize("takes_back", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_who_keeps_what_still_counts_of_consecutive_intervals_has_all_of_the_log_once(log, seed, takes_back):
+    rng = random.Random(seed)
+    write_random_log(log, rng, events=80, takes_back=takes_back)
+    whole = log.read()
+    assert len(whole.pairs) > 5
+    ends = sorted(rng.sample(range(1, whole.upto), 12))
+    kept: list[Statement] = []
+    named: list[str] = []
+    for after, upto in zip([0, *ends], [*ends, whole.upto], strict=True):
+        batch = log.read(after, upto)
+        kept = [statement for statement in kept if batch.still_counts(statement)]
+        kept += [*batch.pairs, *batch.labels, *batch.rankings]
+        named += batch.feedback_ids
+    assert tuple(named) == whole.feedback_ids
+    by_key = Counter((type(statement), statement_key(statement)) for statement in kept)
+    assert set(by_key.values()) == {1}
+    assert by_key.keys() >= {
+        (type(statement), statement_key(statement)) for statement in (*whole.pairs, *whole.labels, *whole.rankings)
+    }
+    standing = {row.feedback_id for row in standing_feedback(log.store.feedback())}
+    assert all(standing.issuperset(statement.feedback_ids) for statement in kept)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -307,7 +387,9 @@ def test_an_interval_gives_the_same_as_the_newest_part_of_the_whole_log(log, see
         batch = log.read(after, upto)
         assert list(batch.pairs) == pairs_from_feedback(feedback, answers, after=after)
         assert list(batch.labels) == labels_from_feedback(feedback, answers, after=after)
-        assert all(after < row.seq <= upto for row in (*batch.pairs, *batch.labels))
+        rows = (*batch.pairs, *batch.labels)
+        assert [row.seq for row in batch.pairs] == sorted(row.seq for row in batch.pairs)
+        assert all(row.seq <= upto and (after < row.seq or batch.withdrawn) for row in rows)
 
 
 def test_an_interval_is_read_alike_from_every_database(store):

@@ -196,7 +196,10 @@ def fill(store: FeedbackStore) -> None:
 
 
 def as_bytes(batch: Any) -> bytes:
-    return json.dumps(asdict(batch), default=sorted, sort_keys=True).encode()
+    def plain(value: Any) -> Any:
+        return sorted(value) if isinstance(value, frozenset) else value.isoformat()
+
+    return json.dumps(asdict(batch), default=plain, sort_keys=True).encode()
 
 
 def test_preferences_read_through_a_server_are_the_same_to_the_byte(store, monkeypatch):
