@@ -22,6 +22,11 @@ ANONYMOUS = "anonymous"
 """User of whoever gives no name."""
 CANCELLED = "cancelled"
 """Stands in the log as the finish reason of an answer that the client did not wait for."""
+COMPARISON = "comparison"
+"""
+Names, among an answer's sampling parameters, how the server chose it to be compared with another: `strategy`,
+`propensity` (the probability of the pair, given the candidates), and what it was chosen by.
+"""
 
 
 class Message(TypedDict):

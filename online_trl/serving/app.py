@@ -12,6 +12,7 @@ from .body_limit import BodyLimit
 from .engine import Engine
 from .errors import add_error_handlers, error_responses
 from .key_ring import KeyRing
+from .live_scores import AnswerScores
 from .observation import Observation
 from .origins import READ_HEADERS, OriginCheck
 from .routes.chat import chat_router
@@ -49,6 +50,7 @@ def create_app(
     engine: Engine,
     settings: ServerSettings | None = None,
     log: FilteringBoundLogger | None = None,
+    scores: AnswerScores | None = None,
 ) -> FastAPI:
     """
     Returns the HTTP interface over a store and a started engine. Whoever passes them in also closes them.
@@ -62,6 +64,8 @@ def create_app(
             How to behave towards those who call.
         log (`FilteringBoundLogger`, *optional*):
             Where each request is logged, as [`~online_trl.serving.logs.start_logging`] returns it. Nowhere by default.
+        scores ([`~online_trl.serving.live_scores.AnswerScores`], *optional*):
+            What answers to compare are chosen by. Without it, they are random.
 
     Example:
 
@@ -74,7 +78,7 @@ def create_app(
         summary="Chat with a deployed policy, and say what you think of its answers.",
         generate_unique_id_function=lambda route: route.name,
     )
-    service = Service(store, engine, settings or ServerSettings())
+    service = Service(store, engine, settings or ServerSettings(), scores)
     add_error_handlers(app)
     _add_guards(app, service)
     app.add_middleware(Observation, metrics=service.metrics, log=log, log_messages=service.settings.log_messages)

@@ -16,10 +16,11 @@ import anyio
 from anyio.to_thread import run_sync
 
 from ..store import FeedbackStore, Turn
-from ..types import ANONYMOUS, CANCELLED, Interaction, Message, Purpose, new_id
+from ..types import ANONYMOUS, CANCELLED, COMPARISON, Interaction, Message, Purpose, new_id
 from .arrivals import Arrivals
+from .comparisons import Comparisons, Offer
 from .engine import DEFAULT_MODEL, Engine
-from .generation import ChatRequest, Generation
+from .generation import Generation
 from .observation import see
 from .schemas import ChatCompletionRequest
 
@@ -34,10 +35,18 @@ class Occasion:
             Conversation that the client names.
         purpose ([`~online_trl.types.Purpose`]):
             Why the answer is asked for.
+        welcomes_comparison (`bool`, *optional*, defaults to `False`):
+            Whether the client can show two answers where it asks for one, and have them compared.
     """
 
     session_id: str | None
     purpose: Purpose
+    welcomes_comparison: bool = False
+
+    @property
+    def may_be_asked(self) -> bool:
+        """Whether there is somebody who may be asked which of two answers is better."""
+        return self.welcomes_comparison and self.purpose is Purpose.CHAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +60,13 @@ class Reply:
         wire (`AsyncGenerator[bytes, None]`):
             What the client gets, piece by piece. The last piece of each answer comes after the answer is in the log.
             When the generator is closed or cancelled before, what was yielded is put into the log.
+        is_comparison (`bool`, *optional*, defaults to `False`):
+            Whether the answers are there to be compared.
     """
 
     interaction_ids: tuple[str, ...]
     wire: AsyncGenerator[bytes, None]
+    is_comparison: bool = False
 
 
 class Completions:
@@ -68,21 +80,31 @@ class Completions:
             Generates the answers.
         arrivals ([`~online_trl.serving.arrivals.Arrivals`]):
             Waits for what is on its way into the log.
+        comparisons ([`~online_trl.serving.comparisons.Comparisons`]):
+            Decides which requests are answered with two answers to compare.
         pin_sessions (`bool`, *optional*, defaults to `False`):
             Whether a conversation stays with the policy version that answered it first.
     """
 
     def __init__(
-        self, store: FeedbackStore, engine: Engine, arrivals: Arrivals, *, pin_sessions: bool = False
+        self,
+        store: FeedbackStore,
+        engine: Engine,
+        arrivals: Arrivals,
+        comparisons: Comparisons,
+        *,
+        pin_sessions: bool = False,
     ) -> None:
         self._store = store
         self._engine = engine
         self._arrivals = arrivals
+        self._comparisons = comparisons
         self._pin_sessions = pin_sessions
 
     async def reply(self, request: ChatCompletionRequest, body: Mapping[str, Any], occasion: Occasion) -> Reply:
         """
-        Returns the reply to a request; to read it is to have the answers generated.
+        Returns the reply to a request; to read it is to have the answers generated, unless they had to be there
+        before it could be said whether they are to be compared.
 
         Args:
             request ([`~online_trl.serving.schemas.ChatCompletionRequest`]):
@@ -98,13 +120,17 @@ class Completions:
         """
         user_id = request.user or ANONYMOUS
         turn = await run_sync(self._find_turn, request, user_id, occasion)
+        version = await self._version(request.model, turn)
+        offer = await self._comparisons.offer(request, body, version) if occasion.may_be_asked else None
+        offer = offer or self._plain_offer(request, body, version)
+        answers = [_Answer(offer, name, user_id, occasion.purpose, turn) for name in offer.interaction_ids]
+        return Reply(offer.interaction_ids, self._recorded(offer, answers), is_comparison=bool(offer.comparison))
+
+    def _plain_offer(self, request: ChatCompletionRequest, body: Mapping[str, Any], version: str) -> Offer:
         asked = request.chat_request(
-            policy_version=await self._version(request.model, turn),
-            interaction_ids=[new_id() for _ in range(request.n or 1)],
-            body=body,
+            policy_version=version, interaction_ids=[new_id() for _ in range(request.n or 1)], body=body
         )
-        answers = [_Answer(asked, name, user_id, occasion.purpose, turn) for name in asked.interaction_ids]
-        return Reply(asked.interaction_ids, self._recorded(asked, answers))
+        return Offer(asked.generation.messages, asked.interaction_ids, self._engine.answer(asked))
 
     def _find_turn(self, request: ChatCompletionRequest, user_id: str, occasion: Occasion) -> Turn:
         return self._store.find_turn(
@@ -121,9 +147,9 @@ class Completions:
             return pinned
         return await self._engine.resolve(model)
 
-    async def _recorded(self, request: ChatRequest, answers: Sequence[_Answer]) -> AsyncGenerator[bytes, None]:
+    async def _recorded(self, offer: Offer, answers: Sequence[_Answer]) -> AsyncGenerator[bytes, None]:
         try:
-            async with aclosing(self._engine.answer(request)) as pieces:
+            async with aclosing(offer.pieces) as pieces:
                 async for piece in pieces:
                     for stretch in piece.stretches:
                         answers[stretch.index].stretches.append(stretch)
@@ -148,7 +174,7 @@ class Completions:
 class _Answer:
     """One answer on its way to the client and into the log."""
 
-    request: ChatRequest
+    offer: Offer
     interaction_id: str
     user_id: str
     purpose: Purpose
@@ -164,14 +190,15 @@ class _Answer:
     def interaction(self) -> Interaction:
         generation = Generation.joined(self.stretches)
         origin = generation.origin
+        chosen = {COMPARISON: dict(self.offer.comparison)} if self.offer.comparison else {}
         return Interaction(
-            prompt=self.request.generation.messages,
+            prompt=self.offer.messages,
             completion=[cast(Message, {"role": "assistant", "content": generation.text, **generation.fields})],
             policy_version=origin.policy_version,
             session_id=self.turn.session_id,
             user_id=self.user_id,
             purpose=self.purpose,
-            sampling={**origin.sampling, "finish_reason": generation.finish_reason or CANCELLED},
+            sampling={**origin.sampling, "finish_reason": generation.finish_reason or CANCELLED, **chosen},
             prompt_ids=generation.prompt_ids,
             completion_ids=generation.completion_ids,
             logprobs=generation.logprobs,

@@ -11,13 +11,13 @@ import logging
 import threading
 from collections import Counter as Tally
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric, SummaryMetricFamily
 
 from ..store import FeedbackStore, StoreError
-from ..types import Feedback, Interaction
+from ..types import Feedback, FeedbackKind, Interaction
 from .engine import Engine
 
 UNKNOWN_VERSION = "unknown"
@@ -67,6 +67,12 @@ class Metrics:
             ["kind", "policy_version"],
             registry=self._registry,
         )
+        self._comparisons = Counter(
+            "online_trl_comparisons",
+            "Comparisons that were asked for and answered, and attempts at asking that failed.",
+            ["strategy", "outcome"],
+            registry=self._registry,
+        )
         self._registry.register(_State(store, engine))
 
     @property
@@ -85,6 +91,20 @@ class Metrics:
                 How long it took.
         """
         self._requests.labels(method, route, str(status)).observe(seconds)
+
+    def count_comparison(self, strategy: str, outcome: str, count: int = 1) -> None:
+        """
+        Counts what became of asking for comparisons.
+
+        Args:
+            strategy (`str`):
+                How the answers were chosen.
+            outcome (`str`):
+                `asked`, `answered`, or `failed` if there was a plain answer because something went wrong.
+            count (`int`, *optional*, defaults to `1`):
+                How many.
+        """
+        self._comparisons.labels(strategy, outcome).inc(count)
 
     def count_rows(self, rows: Sequence[Interaction | Feedback]) -> None:
         """
@@ -110,13 +130,18 @@ class Metrics:
             rows = [self._unsettled.popleft() for _ in range(len(self._unsettled))]
             try:
                 versions = self._store.policy_versions(row.interaction_ids[0] for row in rows if row.interaction_ids)
+                strategies = self._store.comparison_strategies(
+                    row.interaction_ids[0] for row in rows if _answers_a_question(row)
+                )
             except StoreError:
                 logger.exception("cannot look up the policy versions of feedback")
                 if len(rows) < _MOST_UNSETTLED:
                     self._unsettled.extendleft(reversed(rows))
                     return
-                versions = {}
+                versions, strategies = {}, {}
             self._count_feedback(rows, versions)
+            for strategy, count in _tally_answered(rows, strategies).items():
+                self.count_comparison(strategy, "answered", count)
 
     def _count_feedback(self, rows: Sequence[Feedback], versions: dict[str, str]) -> None:
         counts = Tally((row.kind.value, _version(row, versions)) for row in rows)
@@ -147,6 +172,16 @@ class _State:
             count_value=load.switches,
             sum_value=load.switch_seconds,
         )
+
+
+def _answers_a_question(row: Feedback) -> bool:
+    """Returns whether a statement may be the first answer to a comparison that the server asked for."""
+    return row.kind is FeedbackKind.COMPARISON and row.value is not None and row.supersedes is None
+
+
+def _tally_answered(rows: Sequence[Feedback], strategies: Mapping[str, str]) -> Tally[str]:
+    first = (row.interaction_ids[0] for row in rows if _answers_a_question(row))
+    return Tally(strategies[name] for name in first if name in strategies)
 
 
 def _version(row: Feedback, versions: dict[str, str]) -> str:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .errors import RefusalError, error_response
 
-READ_HEADERS = ("X-Feedback-Url", "X-Interaction-Id", "Retry-After")
+READ_HEADERS = ("X-Comparison", "X-Feedback-Url", "X-Interaction-Id", "Retry-After")
 """Headers that a page of an allowed origin may read."""
 
 _READING_METHODS = ("GET", "HEAD", "OPTIONS")

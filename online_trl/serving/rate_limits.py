@@ -1,5 +1,5 @@
 """
-How often one key and one user may ask.
+How often one key and one user may ask, and how often a user may be asked.
 
 A limit holds for windows that begin with a first request each. Every server counts for itself: with several servers
 on one log, the limits are those of each. The counts are kept here because the in-memory storage of `limits`, which
@@ -31,14 +31,19 @@ class RateLimits:
     Args:
         per_key (`str`, *optional*), per_user (`str`, *optional*):
             The limits, such as `6000/minute`. No limit by default.
+        comparisons_per_user (`str`, *optional*):
+            How often a user may be asked for a comparison. No limit by default.
 
     Raises:
         `ValueError`: if a limit is not one.
     """
 
-    def __init__(self, *, per_key: str | None = None, per_user: str | None = None) -> None:
+    def __init__(
+        self, *, per_key: str | None = None, per_user: str | None = None, comparisons_per_user: str | None = None
+    ) -> None:
         self._per_key = None if per_key is None else _Windows(parse(per_key), "key")
         self._per_user = None if per_user is None else _Windows(parse(per_user), "user")
+        self._comparisons = None if comparisons_per_user is None else _Windows(parse(comparisons_per_user), "user")
 
     def count_key(self, name: str) -> None:
         """
@@ -68,6 +73,17 @@ class RateLimits:
         if self._per_user is not None:
             self._per_user.charge(Counter(users))
 
+    def may_compare(self, user: str) -> bool:
+        """Returns whether a user may be asked for a comparison now."""
+        return self._comparisons is None or self._comparisons.has_room(user)
+
+    def count_comparison(self, user: str) -> bool:
+        """Counts that a user is asked for a comparison; returns `False`, and counts nothing, if they may not be."""
+        is_allowed = self.may_compare(user)
+        if self._comparisons is not None and is_allowed:
+            self._comparisons.charge({user: 1})
+        return is_allowed
+
 
 @dataclass(slots=True)
 class _Window:
@@ -93,6 +109,10 @@ class _Windows:
                 raise self._refusal(cost, window.end - now)
         for name, cost in costs.items():
             self._windows[name].spent += cost
+
+    def has_room(self, name: str) -> bool:
+        self._forget(time.monotonic())
+        return name not in self._windows or self._windows[name].spent < self._limit.amount
 
     def _forget(self, now: float) -> None:
         for name in list(itertools.takewhile(lambda name: self._windows[name].end <= now, self._windows)):

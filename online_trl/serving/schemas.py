@@ -28,6 +28,8 @@ from .generation import ChatRequest, Generation, GenerationRequest, Sampling, To
 
 LONGEST_NAME = 256
 """Characters that an id, a key or a user's name may have."""
+MOST_ANSWERS = 16
+"""Answers that one request may have."""
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -145,7 +147,7 @@ class ChatCompletionRequest(BaseModel):
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    n: int | None = Field(None, ge=1, le=16)
+    n: int | None = Field(None, ge=1, le=MOST_ANSWERS)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: Annotated[
         list[Name],
@@ -249,6 +251,14 @@ class ChatCompletion(BaseModel):
     choices: list[Choice]
     usage: Usage
     metadata: Annotated[dict[str, str] | None, Field(exclude_if=lambda metadata: metadata is None)] = None
+    comparison: Annotated[
+        Literal["asked"] | None,
+        Field(
+            exclude_if=lambda comparison: comparison is None,
+            description="Stands there if the client welcomes a comparison and is asked which of the two answers is "
+            "better.",
+        ),
+    ] = None
 
 
 class ChunkChoice(BaseModel):

@@ -27,6 +27,7 @@ from .access import is_loopback
 from .app import create_app
 from .engine import Engine, EngineError
 from .follower import follow_live
+from .live_scores import AnswerScores, LiveScores
 from .logs import start_logging
 from .policy_source import PolicySource, RegistryPolicies, SinglePolicy
 from .settings import ServerSettings
@@ -96,7 +97,7 @@ def serve(
     with FeedbackStore(store_url) as store, store.claimed():
         _check_host(host, store)
         with contextlib.closing(_listen(host, port)) as listener:
-            asyncio.run(_serve(store, engine, listener, settings or ServerSettings()))
+            asyncio.run(_serve(store, engine, listener, settings or ServerSettings(), registry_root))
 
 
 def _check_host(host: str, store: FeedbackStore) -> None:
@@ -164,17 +165,25 @@ async def _serve(
     opened: AbstractAsyncContextManager[Engine],
     listener: socket.socket,
     settings: ServerSettings,
+    registry_root: str | Path | None,
 ) -> None:
-    async with opened as engine:
-        await _Server(store, engine, settings).serve(sockets=[listener])
+    rewards = settings.comparison_registry or registry_root
+    async with contextlib.AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(opened)
+        scores = None if rewards is None else LiveScores(ModelRegistry(rewards))
+        if scores is not None:
+            stack.push_async_callback(scores.stop)
+        await _Server(store, engine, settings, scores).serve(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
     """Says when it is ready, and leaves cleanly on a signal, so that what was opened before it is closed after it."""
 
-    def __init__(self, store: FeedbackStore, engine: Engine, settings: ServerSettings) -> None:
+    def __init__(
+        self, store: FeedbackStore, engine: Engine, settings: ServerSettings, scores: AnswerScores | None
+    ) -> None:
         log = start_logging(log_messages=settings.log_messages)
-        app = create_app(store=store, engine=engine, settings=settings, log=log)
+        app = create_app(store=store, engine=engine, settings=settings, log=log, scores=scores)
         super().__init__(
             uvicorn.Config(
                 app,

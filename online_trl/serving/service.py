@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ..store import FeedbackStore
 from .arrivals import Arrivals
 from .engine import Engine
+from .live_scores import AnswerScores
 from .metrics import Metrics
 from .rate_limits import RateLimits
 from .settings import ServerSettings
@@ -24,11 +25,14 @@ class Service:
             Generates the answers.
         settings ([`~online_trl.serving.settings.ServerSettings`]):
             How to behave.
+        scores ([`~online_trl.serving.live_scores.AnswerScores`], *optional*):
+            What answers to compare are chosen by.
     """
 
     store: FeedbackStore
     engine: Engine
     settings: ServerSettings
+    scores: AnswerScores | None = None
     rate_limits: RateLimits = field(init=False)
     """How often a key and a user may ask; what was asked so far is counted in it."""
     metrics: Metrics = field(init=False)
@@ -38,6 +42,10 @@ class Service:
     """Waits for what is on its way into the log."""
 
     def __post_init__(self) -> None:
-        limits = RateLimits(per_key=self.settings.rate_limit_per_key, per_user=self.settings.rate_limit_per_user)
+        limits = RateLimits(
+            per_key=self.settings.rate_limit_per_key,
+            per_user=self.settings.rate_limit_per_user,
+            comparisons_per_user=self.settings.comparison_rate_per_user,
+        )
         object.__setattr__(self, "rate_limits", limits)
         object.__setattr__(self, "metrics", Metrics(self.store, self.engine))

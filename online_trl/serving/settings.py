@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from limits import parse
 from pydantic import TypeAdapter, ValidationError
@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from ..config import ConfigError, check_keys, check_range
 from ..store import Screening
 from ..types import FeedbackKind
+from .schemas import MOST_ANSWERS
 
 _ORIGIN = re.compile(r"https?://[^/?#@\sA-Z]+")
 
@@ -41,6 +42,22 @@ class ServerSettings:
         rate_limit_per_user (`str`, *optional*):
             Requests for answers and statements that one named user may send, such as `300/minute`; each statement of
             a batch counts. No limit by default.
+        comparison_strategy (`str`, *optional*, defaults to `"double_thompson"`):
+            How the two answers are chosen that a client gets which welcomes a comparison (`X-Comparison: welcome`):
+            `double_thompson` goes by where the heads of the reward model in service disagree, and takes any two where
+            there is none; `random` always takes any two; `off` never asks.
+        comparison_share (`float`, *optional*, defaults to `0.05`):
+            Share of the requests that welcome a comparison which get one, on average and at most.
+        comparison_candidates (`int`, *optional*, defaults to `8`):
+            Answers that `double_thompson` chooses from.
+        comparison_looks (`float`, *optional*, defaults to `2.0`):
+            For how many requests candidates are generated for each one that `double_thompson` asks about: those where
+            the heads disagree most. `1` asks about any. Each look costs `comparison_candidates` answers in place of
+            one, and whoever waits for it gets no stream before all are there.
+        comparison_rate_per_user (`str`, *optional*, defaults to `"6/hour"`):
+            How often a user may be asked; those without a name count as one.
+        comparison_registry (`str`, *optional*):
+            Registry whose live reward model chooses. Defaults to the one whose policy is served.
         pin_sessions (`bool`, *optional*, defaults to `False`):
             Whether a conversation stays with the policy version that answered it first.
         log_messages (`bool`, *optional*, defaults to `False`):
@@ -70,6 +87,12 @@ class ServerSettings:
     max_body_bytes: int = 4_194_304
     rate_limit_per_key: str | None = None
     rate_limit_per_user: str | None = None
+    comparison_strategy: Literal["double_thompson", "random", "off"] = "double_thompson"
+    comparison_share: float = 0.05
+    comparison_candidates: int = 8
+    comparison_looks: float = 2.0
+    comparison_rate_per_user: str | None = "6/hour"
+    comparison_registry: str | None = None
     pin_sessions: bool = False
     log_messages: bool = False
     rating_bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -93,7 +116,10 @@ class ServerSettings:
             check_range(name, getattr(self, name), 1, None)
         for name in ("burst_rows", "near_duplicates"):
             check_range(name, getattr(self, name), 0, None)
-        for name in ("rate_limit_per_key", "rate_limit_per_user"):
+        check_range("comparison_share", self.comparison_share, 0, 1)
+        check_range("comparison_candidates", self.comparison_candidates, 2, MOST_ANSWERS)
+        check_range("comparison_looks", self.comparison_looks, 1, 100)
+        for name in ("rate_limit_per_key", "rate_limit_per_user", "comparison_rate_per_user"):
             _check_rate(name, getattr(self, name))
         _check_bounds("rating_bounds", self.rating_bounds)
         _check_origins("allowed_origins", self.allowed_origins)

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from ..database import Database
 from ..migrations import schema
-from ..types import ErasedSubject, Feedback, Interaction, Message, Purpose, Tombstone
+from ..types import COMPARISON, ErasedSubject, Feedback, Interaction, Message, Purpose, Tombstone
 from .conversations import Turn, find_turn
 from .erasure import erase_completion, erase_interaction, erase_user, erased_among, tombstones
 from .group import AddFeedback, AddInteractions, Result, RunTask, Screen
@@ -458,6 +458,15 @@ class FeedbackStore:
         with self._database.reading() as connection:
             rows = where_in(connection, query, columns.interaction_id, interaction_ids)
         return {row["interaction_id"]: row["policy_version"] for row in rows}
+
+    def comparison_strategies(self, interaction_ids: Iterable[str]) -> dict[str, str]:
+        """Returns how those of these answers were chosen that were shown to be compared, by interaction id."""
+        columns = schema.interactions.c
+        strategy = columns.sampling[COMPARISON, "strategy"].as_string().label("strategy")
+        query = sa.select(columns.interaction_id, strategy).where(strategy.is_not(None))
+        with self._database.reading() as connection:
+            rows = where_in(connection, query, columns.interaction_id, interaction_ids)
+        return {row["interaction_id"]: row["strategy"] for row in rows}
 
     def session_interactions(self, session_ids: Iterable[str], *, upto: int, tokens: bool = True) -> list[Interaction]:
         """

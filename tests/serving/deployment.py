@@ -36,6 +36,8 @@ def deployed(folder: Path, policy_folders: list[Path], **settings: Any) -> Itera
         registry.publish(ModelRole.POLICY, copy_model(policy_folder))
     registry.promote("policy-0001", "the first one")
     store_url = f"sqlite:///{folder}/feedback.db"
+    # What a visitor of the page gets is not left to chance.
+    settings = {"comparison_strategy": "off"} | settings
     with ExitStack() as stack:
         server = stack.enter_context(
             ServerProcess(

@@ -13,6 +13,7 @@ import httpx
 
 from online_trl.serving.app import create_app
 from online_trl.serving.engine import Engine
+from online_trl.serving.live_scores import AnswerScores
 from online_trl.serving.policy_source import SinglePolicy
 from online_trl.serving.settings import ServerSettings
 from online_trl.serving.transformers_engine import TransformersEngine
@@ -60,14 +61,22 @@ class SmallApp:
 
 
 @contextmanager
-def small_app(folder: Path, policy: Path, *, log: Any = None, **settings: Any) -> Iterator[SmallApp]:
-    """Serves a policy in this process."""
+def small_app(folder: Path, policy: Path, **options: Any) -> Iterator[SmallApp]:
+    """Serves a policy in this process; the options are those of `app_before`."""
+    with app_before(TransformersEngine(SinglePolicy(str(policy)), device="cpu"), folder, **options) as app:
+        yield app
+
+
+@contextmanager
+def app_before(
+    engine: Engine, folder: Path, *, log: Any = None, scores: AnswerScores | None = None, **settings: Any
+) -> Iterator[SmallApp]:
+    """Serves what an engine answers."""
     loop = asyncio.new_event_loop()
-    engine = TransformersEngine(SinglePolicy(str(policy)), device="cpu")
     with FeedbackStore(f"sqlite:///{folder}/feedback.db") as store:
         loop.run_until_complete(engine.start())
         try:
-            app = create_app(store=store, engine=engine, settings=ServerSettings(**settings), log=log)
+            app = create_app(store=store, engine=engine, settings=ServerSettings(**settings), log=log, scores=scores)
             yield SmallApp(app, store, engine, loop)
         finally:
             loop.run_until_complete(engine.stop())

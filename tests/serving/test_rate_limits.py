@@ -45,6 +45,18 @@ def test_window_is_full_until_its_end_and_then_empty(clock: list[float]):
     refusal(limits, "ada")
 
 
+def test_users_are_asked_so_often_and_no_more(clock: list[float]):
+    limits = RateLimits(comparisons_per_user="2/hour")
+    assert [limits.count_comparison("ada") for _ in range(3)] == [True, True, False]
+    assert (limits.may_compare("ada"), limits.may_compare("bob")) == (False, True)
+    limits.count_users(["ada"] * 10)
+    clock[0] += 3600
+    assert limits.may_compare("ada")
+    assert limits.count_comparison("ada")
+    unlimited = RateLimits()
+    assert all(unlimited.count_comparison("ada") for _ in range(100))
+
+
 def test_batch_costs_as_much_as_its_rows_and_is_refused_whole(clock: list[float]):
     limits = RateLimits(per_user="5/minute")
     limits.count_users(["ada", "bob", "ada"])

@@ -276,6 +276,15 @@ def test_a_completion_of_an_upstream_server_is_its_first_choice(store):
     }
 
 
+def test_answers_that_were_chosen_to_be_compared_are_found(store):
+    chosen = interaction(sampling={"comparison": {"strategy": "random", "propensity": 1.0}, "top_p": 0.9})
+    plain = interaction(sampling={"top_p": 0.9})
+    odd = interaction(sampling={"comparison": "by hand"})
+    names = [row.interaction_id for row in store.add_interactions([chosen, plain, odd])]
+    assert store.comparison_strategies([*names, "nowhere"]) == {names[0]: "random"}
+    assert store.comparison_strategies([]) == {}
+
+
 def test_feedback_is_found_by_its_id_and_by_its_interaction(store):
     one, two = store.add_interactions([interaction(), interaction()])
     first, second = store.add_feedback_batch([thumb(one), thumb(two)])

@@ -41,6 +41,7 @@ WRITES = {
 # What the server itself asks for, to answer those who talk to it.
 ASKED_BY_THE_SERVER = {
     "feedback_about",
+    "comparison_strategies",
     "find_turn",
     "get_feedback",
     "interaction_ids_of_upstream",

@@ -41,16 +41,16 @@ export class Api {
     if (receipt?.feedback_id !== feedback.feedback_id) throw new ConnectionLost();
   }
 
-  /** Yields the answers piece by piece: `{index, id, version, text, isLast}`. */
-  async *streamAnswers({ messages, n, user, session, signal }) {
+  /**
+   * Returns how many answers come, `count`, and what yields them piece by piece: `{index, id, version, text, isLast}`.
+   * Where one was asked for, two may come that the server wants to have compared.
+   */
+  async askForAnswers({ messages, n, user, session, signal }) {
     const body = { model: "default", messages, n, user, stream: true };
-    const response = await this.#post("v1/chat/completions", body, { "X-Session-Id": session }, signal);
+    const headers = { "X-Session-Id": session, ...(n === 1 && { "X-Comparison": "welcome" }) };
+    const response = await this.#post("v1/chat/completions", body, headers, signal);
     const ids = response.headers.get("X-Interaction-Id").split(/,\s*/);
-    for await (const data of serverSentEvents(response.body)) {
-      if (data === "[DONE]") return;
-      yield* pieces(JSON.parse(data), ids);
-    }
-    throw new ConnectionLost();
+    return { count: ids.length, pieces: streamedPieces(response.body, ids) };
   }
 
   async #post(path, body, headers = {}, signal = undefined) {
@@ -97,6 +97,14 @@ async function parsed(response) {
     if (error instanceof SyntaxError) return null;
     throw asConnectionLost(error);
   }
+}
+
+async function* streamedPieces(body, ids) {
+  for await (const data of serverSentEvents(body)) {
+    if (data === "[DONE]") return;
+    yield* pieces(JSON.parse(data), ids);
+  }
+  throw new ConnectionLost();
 }
 
 function* pieces(chunk, ids) {

@@ -14,6 +14,7 @@ export class Comparison {
     this.#opinions = opinions;
     this.#prefer = prefer;
     this.element = fromTemplate("comparison-template");
+    this.element.querySelector(".unasked").hidden = turn.wanted === 2;
     for (const button of this.#buttons) button.addEventListener("click", () => this.#choose(button.dataset.choice));
     this.update();
   }

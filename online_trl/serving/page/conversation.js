@@ -5,8 +5,9 @@ import { newId } from "./ids.js";
 const KEPT_AS = "online-trl.conversation";
 
 /**
- * A turn is a question and its answers; the conversation goes on from the answer number `best`. What the user said
- * about an answer, or about all answers of a turn, is in its `said`, by kind of feedback.
+ * A turn is a question and its answers; the conversation goes on from the answer number `best`. The user asked for
+ * `wanted` answers and got `count`: now and then the server gives two in place of one, to have them compared. What the
+ * user said about an answer, or about all answers of a turn, is in its `said`, by kind of feedback.
  */
 export class Conversation {
   constructor({ user, session = newId(), turns = [] }) {
@@ -31,7 +32,7 @@ export class Conversation {
 
   /** Appends a turn and returns it. */
   add(question, count) {
-    const turn = { question, count, answers: [], earlier: [], best: 0, said: {} };
+    const turn = { question, wanted: count, count, answers: [], earlier: [], best: 0, said: {} };
     this.turns.push(turn);
     return turn;
   }

@@ -32,7 +32,7 @@ const actions = {
 
 /** Asks a turn's question and shows the answers while they come. */
 async function ask(turn) {
-  turn.answers = Array.from({ length: turn.count }, awaitedAnswer);
+  awaitAnswers(turn, turn.wanted);
   turn.trouble = null;
   conversation.save();
   await answering(turn, viewOf(turn));
@@ -61,13 +61,24 @@ async function answering(turn, view) {
 
 async function receive(turn, view, signal) {
   const { user, session } = conversation;
-  const request = { messages: conversation.promptOf(turn), n: turn.count, user, session, signal };
-  for await (const { index, id, version, text, isLast } of api.streamAnswers(request)) {
+  const request = { messages: conversation.promptOf(turn), n: turn.wanted, user, session, signal };
+  const { count, pieces } = await api.askForAnswers(request);
+  if (count !== turn.count) {
+    awaitAnswers(turn, count);
+    keepingTheEndInSight(() => view.showAnswers());
+  }
+  for await (const { index, id, version, text, isLast } of pieces) {
     const answer = turn.answers[index];
     Object.assign(answer, { id, version, text: answer.text + text });
     if (isLast) answer.state = "complete";
     keepingTheEndInSight(() => view.grow(index));
   }
+}
+
+/** Makes room in a turn for so many answers. */
+function awaitAnswers(turn, count) {
+  turn.count = count;
+  turn.answers = Array.from({ length: count }, awaitedAnswer);
 }
 
 /** Marks the answers that did not come to their end, and returns why in words. */

@@ -21,7 +21,6 @@ export class TurnView {
     this.#actions = actions;
     this.element = fromTemplate("turn-template");
     this.#one(".words").textContent = turn.question;
-    this.#one(".answers").classList.add(turn.count === 2 ? "beside" : "stacked");
     this.#one(".ask-again").addEventListener("click", () => this.#again(actions.ask));
     this.showAnswers();
   }
@@ -30,6 +29,7 @@ export class TurnView {
   showAnswers() {
     const { answers, count } = this.turn;
     this.#answers = answers.map((answer, index) => new AnswerView(answer, count === 1 ? "Answer" : NAMES[index]));
+    this.#one(".answers").className = `answers ${count === 2 ? "beside" : "stacked"}`;
     this.#one(".answers").replaceChildren(...this.#answers.map((view) => view.element));
     this.#reaction = null;
     this.#one(".reaction").replaceChildren();

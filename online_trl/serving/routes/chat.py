@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import StreamingResponse
@@ -15,12 +15,14 @@ from ...store import StoreError
 from ...types import Purpose
 from ...types import Scope as AccessScope
 from ..access import requires
+from ..comparisons import Comparisons
 from ..completions import Completions, Occasion, Reply
 from ..engine import CANARY_MODEL, DEFAULT_MODEL, Engine, EngineError
 from ..errors import error_reply, error_responses
 from ..feedback_url import FeedbackUrls
 from ..rendering import event
 from ..schemas import ChatCompletion, ChatCompletionRequest, Model, ModelList
+from ..selected_reply import ASKED
 from ..service import Service
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -28,6 +30,10 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "The completion, or with `stream` its chunks as server-sent events.",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
         "headers": {
+            "X-Comparison": {
+                "description": "`asked` if there are two answers where one was asked for, to be compared.",
+                "schema": {"type": "string", "const": "asked"},
+            },
             "X-Interaction-Id": {"description": "Ids of the answers in the log.", "schema": {"type": "string"}},
             "X-Feedback-Url": {
                 "description": "Takes feedback on the answers without a key, see `/v1/signed-feedback`. Missing if "
@@ -46,8 +52,9 @@ _CLIENT_CLOSED_REQUEST = 499
 def chat_router(service: Service) -> APIRouter:
     """Returns the routes of chat completions and models."""
     router = APIRouter(dependencies=[Depends(requires(AccessScope.CHAT))], tags=["chat"])
+    comparisons = Comparisons(service.engine, service.settings, service.rate_limits, service.metrics, service.scores)
     completions = Completions(
-        service.store, service.engine, service.arrivals, pin_sessions=service.settings.pin_sessions
+        service.store, service.engine, service.arrivals, comparisons, pin_sessions=service.settings.pin_sessions
     )
     feedback_urls = FeedbackUrls(service.store.keys, service.settings)
 
@@ -58,13 +65,15 @@ def chat_router(service: Service) -> APIRouter:
         """Answers a conversation, whole or as a stream of events."""
         if body.user is not None:
             service.rate_limits.count_users([body.user])
-        reply = await completions.reply(body, await request.json(), occasion)
+        begun = await _begun(completions.reply(body, await request.json(), occasion), request)
+        if begun is None:
+            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+        reply, first = begun
         headers = {"X-Interaction-Id": ", ".join(reply.interaction_ids)}
         if feedback_url := feedback_urls.url(reply.interaction_ids, base_url=str(request.base_url)):
             headers["X-Feedback-Url"] = feedback_url
-        first = await _first_piece(reply, request)
-        if first is None:
-            return Response(status_code=_CLIENT_CLOSED_REQUEST)
+        if reply.is_comparison:
+            headers["X-Comparison"] = ASKED
         return EventStream(first, reply, headers) if body.stream else await _whole(first, reply, headers)
 
     @router.get("/v1/models", responses=error_responses(500, 502, 504))
@@ -113,17 +122,22 @@ async def _whole(first: bytes, reply: Reply, headers: dict[str, str]) -> Respons
         return Response(first, media_type="application/json", headers=headers)
 
 
-async def _first_piece(reply: Reply, request: Request) -> bytes | None:
-    """Returns the first piece of a reply, or `None`, with the answers taken back, once the client has hung up."""
-    piece = asyncio.ensure_future(anext(reply.wire))
+async def _begun(replying: Coroutine[Any, Any, Reply], request: Request) -> tuple[Reply, bytes] | None:
+    """Returns a reply and its first piece, or `None`, with the answers taken back, once the client has hung up."""
+    begun = asyncio.ensure_future(_with_first_piece(replying))
     hung_up = asyncio.ensure_future(_hung_up(request))
     try:
-        await asyncio.wait({piece, hung_up}, return_when=asyncio.FIRST_COMPLETED)
-        return await piece if piece.done() else None
+        await asyncio.wait({begun, hung_up}, return_when=asyncio.FIRST_COMPLETED)
+        return await begun if begun.done() else None
     finally:
-        for task in (piece, hung_up):
+        for task in (begun, hung_up):
             task.cancel()
-        await asyncio.wait({piece, hung_up})
+        await asyncio.wait({begun, hung_up})
+
+
+async def _with_first_piece(replying: Coroutine[Any, Any, Reply]) -> tuple[Reply, bytes]:
+    reply = await replying
+    return reply, await anext(reply.wire)
 
 
 async def _hung_up(request: Request) -> None:
@@ -142,8 +156,15 @@ def _occasion(
         ),
     ] = None,
     x_purpose: Annotated[Purpose, Header()] = Purpose.CHAT,
+    x_comparison: Annotated[
+        Literal["welcome"] | None,
+        Header(
+            description="Says that the client can show two answers where it asks for one, and have them compared: "
+            "now and then the reply then has two choices, and the header `X-Comparison: asked`."
+        ),
+    ] = None,
 ) -> Occasion:
-    return Occasion(session_id=x_session_id, purpose=x_purpose)
+    return Occasion(session_id=x_session_id, purpose=x_purpose, welcomes_comparison=x_comparison is not None)
 
 
 async def _model_list(engine: Engine) -> ModelList:
