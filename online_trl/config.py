@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
+
+Options = TypeVar("Options")
 
 
 class ConfigError(ValueError):
@@ -119,7 +122,7 @@ def check_keys(keys: Iterable[str], known: Iterable[str], *, where: str) -> None
     known = sorted(known)
     for key in keys:
         if key not in known:
-            raise ConfigError(f"unknown key `{key}` in {where}{_suggestion(key, known)}")
+            raise ConfigError(f"unknown key `{key}` in {where}{suggestion(key, known)}")
 
 
 def check_config_file(path: str | Path, dataclass_types: Sequence[type]) -> dict[str, Any]:
@@ -152,6 +155,38 @@ def check_config_file(path: str | Path, dataclass_types: Sequence[type]) -> dict
     return content
 
 
+def from_mapping(type_: type[Options], values: Mapping[str, Any], *, where: str) -> Options:
+    """
+    Makes a dataclass of a mapping, as a YAML file gives it.
+
+    Args:
+        type_ (`type`):
+            The dataclass.
+        values (`Mapping[str, Any]`):
+            Values by name.
+        where (`str`):
+            Where they were written, for the message.
+
+    Raises:
+        [`ConfigError`]: if a name is unknown, a value is missing, or one is of the wrong type or out of bounds.
+    """
+    fields = {field_.name: field_ for field_ in dataclasses.fields(type_) if field_.init}  # type: ignore[arg-type]
+    check_keys(values, fields, where=where)
+    for name, field_ in fields.items():
+        needed = field_.default is dataclasses.MISSING and field_.default_factory is dataclasses.MISSING
+        if needed and name not in values:
+            raise ConfigError(f"`{name}` is missing in {where}")
+    types = get_type_hints(type_)
+    return type_(**{name: _checked(types[name], name, value, where) for name, value in values.items()})
+
+
+def _checked(type_: Any, name: str, value: Any, where: str) -> Any:
+    try:
+        return TypeAdapter(type_).validate_python(value)
+    except ValidationError as error:
+        raise ConfigError(f"`{name}` in {where} is {value!r}: {error.errors()[0]['msg']}") from error
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """
     Checks that a setting is one of several names.
@@ -160,9 +195,10 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         [`ConfigError`]: naming the setting, the value, the nearest choice and all choices.
     """
     if value not in choices:
-        raise ConfigError(f"unknown {name} `{value}`{_suggestion(value, choices)}; known: {', '.join(choices)}")
+        raise ConfigError(f"unknown {name} `{value}`{suggestion(value, choices)}; known: {', '.join(choices)}")
 
 
-def _suggestion(word: str, known: Sequence[str]) -> str:
+def suggestion(word: str, known: Sequence[str]) -> str:
+    """Returns "; did you mean …?" with the nearest known word, or nothing if none is near."""
     nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean `{nearest[0]}`?" if nearest else ""

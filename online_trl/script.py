@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,14 +19,12 @@ from .dataset_import import DatasetFormatError, import_dataset, load_hf_dataset
 from .distributed import broadcast_from_main
 from .preferences import prompt_dataset
 from .registry import ModelRegistry, RegistryError, copy_model
-from .rewards.functions import load_reward_function
 from .rewards.scorer import LiveReward
+from .rewards.source_options import LIVE, find_reward_source, read_reward_sources
 from .store import FeedbackStore, LogReader, StoreError, open_store
 from .store.remote import PATIENCE, is_server_url
 from .trainer import check_reward_config
 from .types import ModelRole, Purpose
-
-LIVE = "live"
 
 
 @dataclass
@@ -46,7 +45,10 @@ class OnlineScriptArguments(ScriptArguments):
             Folder of the model registry. Needed by the live reward; the trained policy is published there.
         reward_funcs (`list[str]`, *optional*):
             Reward sources, weighted by `reward_weights`: `live` for the live reward model, `package.module:function`
-            for a custom function.
+            for a custom function, the hub id or folder of a reward model, or a name in `reward_sources`.
+        reward_sources (`dict` or `str`, *optional*):
+            Options of reward sources by name, such as `{"helpful": {"kind": "judge", "url": "http://127.0.0.1:8001/v1",
+            "model": "Qwen/Qwen2.5-7B-Instruct"}}`; see [`~online_trl.rewards.source_options.read_reward_sources`].
         seed_preferences (`str`, *optional*):
             A preference dataset that is imported into the log first, given like `dataset_name`. Importing the same one
             again adds nothing.
@@ -61,7 +63,11 @@ class OnlineScriptArguments(ScriptArguments):
     )
     registry: str | None = field(default=None, metadata={"help": "Folder of the model registry."})
     reward_funcs: list[str] = field(
-        default_factory=lambda: [LIVE], metadata={"help": "Reward sources: `live` or `package.module:function`."}
+        default_factory=lambda: [LIVE],
+        metadata={"help": "Reward sources: `live`, a function, a reward model, or a name."},
+    )
+    reward_sources: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Options of reward sources by name, as JSON."}
     )
     seed_preferences: str | None = field(
         default=None, metadata={"help": "Preference dataset imported into the log first: hub id, folder or file."}
@@ -133,15 +139,16 @@ def prepare(script_args: OnlineScriptArguments, training_args: GRPOConfig, model
     """
     check_model(model_args.model_name_or_path)
     check_reward_config(training_args)
-    functions = {path: load_reward_function(path) for path in script_args.reward_funcs if path != LIVE}
+    sources: dict[str, Any] = _reward_sources(script_args, training_args)
     if LIVE in script_args.reward_funcs and not (script_args.store and script_args.registry):
         raise ConfigError("the reward source `live` needs both `store` and `registry`")
     registry = ModelRegistry(script_args.registry) if script_args.registry else None
     # The main process opens the log first: it alone creates and migrates it, imports into it, and reads it.
     broadcast_from_main(lambda: _create_log(script_args))
     store = _open_log(script_args.store, script_args.store_patience) if script_args.store else None
-    sources: dict[str, Any] = {**functions, **({LIVE: LiveReward(registry)} if registry is not None else {})}
-    reward_funcs = [sources[path] for path in script_args.reward_funcs]
+    if registry is not None:
+        sources[LIVE] = LiveReward(registry)
+    reward_funcs = [sources[name] for name in script_args.reward_funcs]
     prompts = broadcast_from_main(lambda: _prompts(script_args, store))
     return Job(prompts=prompts, reward_funcs=reward_funcs, store=store, registry=registry)
 
@@ -215,6 +222,27 @@ def _publish(trainer: Any, registry: ModelRegistry) -> str:
     if incumbent is None:
         registry.promote(version.name, "the first policy of this registry")
     return version.name
+
+
+def _reward_sources(script_args: OnlineScriptArguments, training_args: GRPOConfig) -> dict[str, Any]:
+    names, weights = script_args.reward_funcs, training_args.reward_weights
+    if weights is not None and len(weights) != len(names):
+        raise ConfigError(
+            f"there are {len(weights)} `reward_weights` for {len(names)} `reward_funcs`: give one for each"
+        )
+    named = read_reward_sources(_as_mapping(script_args.reward_sources))
+    return {name: find_reward_source(name, named) for name in names if name != LIVE}
+
+
+def _as_mapping(value: dict[str, Any] | str | None) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ConfigError(f"`reward_sources` is not valid JSON: {error}") from error
+    if not isinstance(value, dict | None):
+        raise ConfigError(f"`reward_sources` must be a mapping of names to options, not {type(value).__name__}")
+    return value or {}
 
 
 def _create_log(script_args: OnlineScriptArguments) -> None:

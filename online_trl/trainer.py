@@ -25,10 +25,10 @@ from .config import ConfigError, check_keys
 from .data import OnlineDataCollator
 from .distributed import broadcast_from_main
 from .registry import ModelRegistry
-from .rewards.functions import guard_reward_function
 from .rewards.nesting import nested_trainer
 from .rewards.refresh import RefreshOutcome, RewardRefresher
 from .rewards.scorer import LiveReward
+from .rewards.sources import RewardSources
 from .store import LogReader
 from .types import ModelRole, VersionStatus
 
@@ -44,7 +44,7 @@ class OnlineTrainerMixin:
     Args:
         model, reward_funcs, args, train_dataset, **kwargs:
             As in TRL's trainer. A [`~online_trl.rewards.scorer.LiveReward`] in `reward_funcs` is refreshed while
-            training runs.
+            training runs; a [`~online_trl.rewards.sources.RewardSource`] gives a reward options.
         store ([`~online_trl.store.LogReader`], *optional*):
             The feedback log that fresh prompts and preferences come from: a [`~online_trl.store.FeedbackStore`], or a
             [`~online_trl.store.RemoteStore`] of another machine's. Without it, the trainer is TRL's own.
@@ -69,8 +69,8 @@ class OnlineTrainerMixin:
         store: LogReader | None = None,
         **kwargs: Any,
     ) -> None:
-        sources = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-        live = next((source for source in sources if isinstance(source, LiveReward)), None)
+        sources = RewardSources(reward_funcs)
+        live = sources.live
         if store is not None and train_dataset is not None:
             _check_conversational(train_dataset)
         if live is not None and store is None and live.registry.live(ModelRole.REWARD) is None:
@@ -81,11 +81,12 @@ class OnlineTrainerMixin:
             check_reward_config(args)
         super().__init__(  # type: ignore[call-arg]
             model=model,
-            reward_funcs=[_guarded(source) for source in sources if source is not None],
+            reward_funcs=sources.for_trl(),
             args=args,
             train_dataset=train_dataset,
             **kwargs,
         )
+        self.reward_sources = sources
         self.live_reward = live
         self.online_collator = self._make_collator(store) if store is not None else None
         self.refresh_callback: RefreshCallback | None = None
@@ -169,6 +170,11 @@ class OnlineTrainerMixin:
         finally:
             self.data_collator = plain
 
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        # TRL has gathered the rewards of all ranks here, so that each of them settles the same ones.
+        rewards_per_func = super()._calculate_rewards(*args, **kwargs)  # type: ignore[misc]
+        return self.reward_sources.settle(rewards_per_func, learn=self.model.training)  # type: ignore[attr-defined]
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Before the files of transformers, the last of which then says that the checkpoint is complete.
         if self.args.should_save:
@@ -183,7 +189,7 @@ class OnlineTrainerMixin:
             self._load_online_state(json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8")))
 
     def _online_state(self) -> dict[str, Any]:
-        state: dict[str, Any] = {}
+        state: dict[str, Any] = {"reward_sources": self.reward_sources.state_dict()}
         if self.online_collator is not None:
             state["cursor"] = self.online_collator.state_dict(batches=self._step)
         if self.live_reward is not None:
@@ -194,6 +200,7 @@ class OnlineTrainerMixin:
         return state
 
     def _load_online_state(self, state: dict[str, Any]) -> None:
+        self.reward_sources.load_state_dict(state["reward_sources"])
         if self.online_collator is not None:
             self.online_collator.load_state_dict(state["cursor"])
         if self.live_reward is not None:
@@ -281,12 +288,6 @@ def _learned_upto(registry: ModelRegistry) -> int:
     versions = registry.versions(ModelRole.REWARD)
     intervals = [version.feedback_interval for version in versions if version.status is not VersionStatus.ABANDONED]
     return max((interval[1] for interval in intervals if interval is not None), default=0)
-
-
-def _guarded(source: Any) -> Any:
-    """Custom functions are guarded; models, ids of models and the live reward are left to TRL."""
-    plain = callable(source) and not isinstance(source, (torch.nn.Module, LiveReward))
-    return guard_reward_function(source) if plain else source
 
 
 def _check_conversational(dataset: Dataset) -> None:

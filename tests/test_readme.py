@@ -18,9 +18,10 @@ from datasets import Dataset
 from feedback import add_comparisons
 from online_trl import cli
 from online_trl.store import FeedbackStore
+from scoring_server import says, scoring_server
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(r"^```(bash|python|yaml)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 # Settings that make a recipe small enough for a test; everything else stays as shipped.
 SMALL = {
     "max_steps": 2,
@@ -115,13 +116,27 @@ def test_the_trainer_in_python(workplace, tiny_policy, monkeypatch):
     assert names["trainer"].live_reward.version is not None
 
 
-@pytest.mark.parametrize("marker", ["--seed_preferences", "--reward_funcs", "accelerate_zero3.yaml"])
+@pytest.mark.parametrize("marker", ["--seed_preferences", "accelerate_zero3.yaml"])
 @pytest.mark.timeout(300)
 def test_the_recipes(marker, workplace, tiny_policy):
-    (workplace / "my_rewards.py").write_text(_block("def brevity"))
     block = _block(marker).replace("accelerate_zero3.yaml", "accelerate_zero3_cpu.yaml")
-    command = _command(block.replace("trl-lib/ultrafeedback_binarized", "preferences.jsonl"), tiny_policy)
-    output = workplace / f"outputs-{marker.strip('-')}"
+    block = block.replace("trl-lib/ultrafeedback_binarized", "preferences.jsonl")
+    _train(block, workplace, tiny_policy, workplace / f"outputs-{marker.strip('-')}")
+
+
+def test_plug_in_rewards(workplace, tiny_policy):
+    (workplace / "my_rewards.py").write_text(_block("def brevity"))
+    config = workplace / "recipes" / "configs" / "online_grpo.yaml"
+    with scoring_server() as (url, judge):
+        judge.always = lambda body: says("Score: 7")
+        config.write_text(config.read_text() + _block("reward_sources").replace("http://127.0.0.1:8001", url))
+        output = _train(_block("--reward_funcs"), workplace, tiny_policy, workplace / "outputs-rewards")
+    assert judge.bodies[0]["model"] == "Qwen/Qwen2.5-7B-Instruct"
+    assert "dropped for this batch" not in output
+
+
+def _train(block, workplace, tiny_policy, output):
+    command = _command(block, tiny_policy)
     finished = subprocess.run(
         [*command, "--output_dir", str(output)],
         cwd=workplace,
@@ -132,6 +147,7 @@ def test_the_recipes(marker, workplace, tiny_policy):
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert (output / "model.safetensors").is_file()
+    return finished.stderr
 
 
 def test_bring_your_own_dataset(workplace, tiny_policy):
@@ -184,6 +200,7 @@ def test_a_trainer_reads_the_log_of_another_machine(server, workplace, tiny_poli
 def test_every_block_is_run_by_one_of_these_tests():
     run = ("make demo", "online-trl serve", "OpenAI", "httpx", "OnlineGRPOTrainer(", "def brevity")
     run += ("accelerate launch", "online-trl import", "online-trl demo", "online-trl keys", "online-trl quarantine")
+    run += ("reward_sources",)
     assert all(any(marker in code for marker in run) for _, code in BLOCKS)
 
 

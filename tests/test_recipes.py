@@ -27,6 +27,12 @@ from served_log import make_app, served
 ROOT = Path(__file__).parents[1]
 CONFIGS = {"online_grpo": OnlineGRPOConfig, "online_ppo": OnlinePPOConfig}
 
+# A source that is dropped, on both ranks, because it fails on one of them.
+FAILING_ON_ONE_RANK = {
+    "reward_funcs": ["live", "partial"],
+    "reward_sources": {"partial": {"kind": "function", "path": "failing_rank:reward", "on_failure": "drop"}},
+}
+
 
 def settings(folder, model, **more):
     """A recipe's YAML file for two processes and a tiny model: one prompt group spans both of them."""
@@ -152,7 +158,8 @@ def test_two_processes_train_on_a_log_behind_a_server_which_one_of_them_reads(ti
         writer = Writer(store)
         writer.start()
         with served(recording) as url:
-            config = settings(tmp_path, tiny_policy, store=url, max_steps=4)
+            monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+            config = settings(tmp_path, tiny_policy, store=url, max_steps=4, **FAILING_ON_ONE_RANK)
             finished = launch("online_grpo", "--config", config, accelerate_config="accelerate_ddp_cpu.yaml")
         writer.stop.set()
         writer.join()
@@ -160,6 +167,7 @@ def test_two_processes_train_on_a_log_behind_a_server_which_one_of_them_reads(ti
     assert len(connections) == 1
     tables = [pandas.read_parquet(path) for path in sorted((tmp_path / "out" / "completions").glob("*.parquet"))]
     assert any("fresh" in str(table["prompt"][0]) for table in tables)
+    assert all(table["partial"].isna().all() and table["live_reward"].notna().all() for table in tables)
     assert len(ModelRegistry(tmp_path / "registry").versions(ModelRole.REWARD)) >= 2
 
 
@@ -212,6 +220,13 @@ def test_every_accelerate_config_loads_and_names_a_file_that_exists(file):
         ({"store": "http://127.0.0.1:9", "seed_preferences": "rows.jsonl"}, "run `online-trl import` where it is"),
         ({"dataset_name": "/no/such/prompts.jsonl"}, "cannot load the dataset `/no/such/prompts.jsonl`"),
         ({"reward_funcs": ["no_such_module:reward"]}, "cannot import the module of the reward function"),
+        ({"reward_funcs": ["liv"]}, "unknown reward source `liv`; did you mean `live`?"),
+        ({"reward_weights": [1.0, 0.5]}, "there are 2 `reward_weights` for 1 `reward_funcs`"),
+        (
+            {"reward_sources": {"x": {"kind": "judgee"}}},
+            "the reward source `x`: unknown kind `judgee`; did you mean `judge`?",
+        ),
+        ({"reward_sources": ["x"]}, "`reward_sources` must be a mapping of names to options, not list"),
         ({"reward_config": {"learning_rat": 1}}, "did you mean `learning_rate`?"),
         ({"fresh_prompt_fraction": 2.0}, "`fresh_prompt_fraction` is 2.0"),
         ({"registry": None}, "the reward source `live` needs both `store` and `registry`"),
@@ -259,3 +274,15 @@ def test_flags_override_the_file(tiny_policy, tmp_path):
     )
     assert training.max_steps == 9
     assert arguments.reward_funcs == ["live", "trl.rewards:f"]
+
+
+def test_reward_sources_can_be_given_as_a_flag(tiny_policy, tmp_path):
+    from online_trl.script import parse_arguments, prepare
+
+    config = settings(tmp_path, tiny_policy, per_device_train_batch_size=8)
+    options = {"scorer": {"kind": "remote", "url": "http://127.0.0.1:9", "normalise": "batch"}}
+    flags = ["--reward_sources", json.dumps(options), "--reward_funcs", "scorer"]
+    job = prepare(*parse_arguments(OnlineGRPOConfig, ["--config", str(config), *flags]))
+    (source,) = job.reward_funcs
+    assert (source.label, source.normalise, source.reward.url) == ("scorer", "batch", "http://127.0.0.1:9")
+    job.store.close()

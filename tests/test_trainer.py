@@ -13,8 +13,14 @@ import pandas
 import pytest
 import torch
 from datasets import Dataset
+from fastapi import Response
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 from trl import GRPOConfig, GRPOTrainer
 
 from feedback import WriteEachStep, add_comparisons
@@ -23,10 +29,13 @@ from online_trl.grpo import OnlineGRPOConfig, OnlineGRPOTrainer
 from online_trl.ppo import OnlinePPOConfig, OnlinePPOTrainer
 from online_trl.registry import ModelRegistry
 from online_trl.rewards.functions import RewardFunctionError
+from online_trl.rewards.remote_scorer import RemoteScorer
 from online_trl.rewards.scorer import LiveReward
+from online_trl.rewards.sources import RewardSource
 from online_trl.store import FeedbackStore
 from online_trl.trainer import last_complete_checkpoint
 from online_trl.types import ModelRole, VersionStatus
+from scoring_server import scoring_server
 
 TRAINERS = {"grpo": (OnlineGRPOTrainer, OnlineGRPOConfig), "ppo": (OnlinePPOTrainer, OnlinePPOConfig)}
 SETTINGS = {
@@ -115,6 +124,40 @@ def test_a_failing_reward_function_is_named_with_its_batch(kind, tiny_policy, tm
         RewardFunctionError, match=r"test_trainer:broken` raised KeyError.* a batch of 8 completions at "
     ):
         trainer.train()
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_a_failing_source_is_dropped_for_its_batch_alone(kind, tiny_policy, tmp_path, prompts, caplog):
+    with scoring_server() as (url, script):
+        script.replies = [Response(status_code=400)]
+        scorer = RewardSource(reward=RemoteScorer(url=url), name="scorer", on_failure="drop")
+        trainer = make(kind, tiny_policy, tmp_path, [brevity, scorer], prompts, max_steps=2, num_iterations=1)
+        trainer.train()
+    first, second = [row for row in trainer.state.log_history if "reward" in row]
+    assert (first["rewards/scorer/dropped"], first["rewards/scorer/not_applicable"]) == (1.0, 1.0)
+    assert first["reward"] == pytest.approx(first["rewards/brevity/mean"])
+    assert (second["rewards/scorer/dropped"], second["rewards/scorer/not_applicable"]) == (0.0, 0.0)
+    assert second["rewards/scorer/mean"] == pytest.approx(-10 * second["rewards/brevity/mean"], abs=1e-5)
+    assert second["reward"] == pytest.approx(9 / 10 * second["rewards/scorer/mean"], abs=1e-5)
+    (warning,) = [message for message in caplog.messages if "dropped" in message]
+    assert warning.startswith("the reward source `scorer` raised RewardServerError: http://127.0.0.1:")
+
+
+def test_a_reward_model_is_loaded_by_trl_and_its_scale_comes_back_from_a_checkpoint(tiny_policy, tmp_path, prompts):
+    folder = str(tmp_path / "model")
+    AutoModelForSequenceClassification.from_pretrained(tiny_policy, num_labels=1).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_policy).save_pretrained(folder)
+    rewards = [RewardSource(reward=folder, normalise="running")]
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    trainer = make("grpo", tiny_policy, tmp_path / "out", rewards, prompts, max_steps=2, **saving)
+    trainer.train()
+    assert logged(trainer, "rewards/model/mean")[0] == pytest.approx(0.0, abs=1e-5)
+    (before,) = trainer.reward_sources.state_dict()
+    assert before["count"] == 16
+
+    again = make("grpo", tiny_policy, tmp_path / "out", rewards, prompts, max_steps=3)
+    again.train(resume_from_checkpoint=True)
+    assert again.reward_sources.state_dict()[0]["count"] == 24
 
 
 @pytest.mark.parametrize("kind", TRAINERS)

@@ -5,14 +5,23 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
 
 from ..config import ConfigError
 
+logger = logging.getLogger(__name__)
+
 Rewards = Sequence["float | None"]
 RewardFunction = Callable[..., "Rewards | Awaitable[Rewards]"]
+OnFailure = Literal["stop", "drop"]
+
+DROPPED = math.inf
+"""What a source that is dropped for a batch returns for each completion. No other reward is infinite: once those of
+all ranks are gathered, it tells each rank that the source has failed on one."""
 
 
 class RewardFunctionError(RuntimeError):
@@ -57,60 +66,115 @@ def load_reward_function(path: str) -> RewardFunction:
     return function
 
 
-def guard_reward_function(function: RewardFunction) -> RewardFunction:
+def name_of(function: Any) -> str:
+    """Returns what TRL calls a reward function, or an object that is called like one, in its logs."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    name: str = getattr(function, "__name__", type(function).__name__)
+    return name
+
+
+def guard_reward_function(
+    function: RewardFunction, *, name: str | None = None, on_failure: OnFailure = "stop"
+) -> RewardFunction:
     """
     Wraps a reward function so that whatever goes wrong in it names it and the batch.
 
     Args:
         function (`Callable`):
-            Reward function in TRL's signature, sync or async.
+            Reward function in TRL's signature, sync or async: a function, or an object that is called like one.
+        name (`str`, *optional*):
+            What it is called in the logs. Defaults to its own name.
+        on_failure (`str`, *optional*, defaults to `"stop"`):
+            What happens if it raises, or does not return one finite number or `None` for each completion: `"stop"`
+            raises [`RewardFunctionError`]; `"drop"` warns, and returns [`DROPPED`] for each completion.
 
     Returns:
-        `Callable`: A function of the same name and kind that raises [`RewardFunctionError`] if the function raises or
-        returns a number that is not finite. `None` stays allowed: the function does not apply to that completion.
+        `Callable`: A function of that name and the same kind. `None` stays allowed in what the function returns: it
+        does not apply to that completion. The share of completions that it does not apply to is logged as
+        `rewards/NAME/not_applicable`, and that of batches it is dropped for as `rewards/NAME/dropped`.
     """
-    if inspect.iscoroutinefunction(function):
+    guard = _Guard(function, name, on_failure)
+    # An object is async if its `__call__` is; TRL 1.12 sees that of functions only.
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
 
-        @functools.wraps(function)
+        @functools.wraps(function, updated=())
         async def guarded_async(**batch: Any) -> Rewards:
-            try:
-                rewards = await function(**batch)
-            except Exception as error:
-                raise _failure(function, error, batch) from error
-            return _check_finite(function, rewards, batch)
+            with guard.watch(batch) as rewards:
+                rewards[:] = guard.checked(await function(**batch), batch)  # type: ignore[misc]
+            return rewards
 
+        guarded_async.__name__ = guard.name
         return guarded_async
 
-    @functools.wraps(function)
+    @functools.wraps(function, updated=())
     def guarded(**batch: Any) -> Rewards:
-        try:
-            rewards = function(**batch)
-        except Exception as error:
-            raise _failure(function, error, batch) from error
-        return _check_finite(function, rewards, batch)  # type: ignore[arg-type]
+        with guard.watch(batch) as rewards:
+            rewards[:] = guard.checked(function(**batch), batch)
+        return rewards
 
+    guarded.__name__ = guard.name
     return guarded
 
 
-def _failure(function: RewardFunction, error: Exception, batch: dict[str, Any]) -> RewardFunctionError:
-    return RewardFunctionError(f"{_describe(function)} raised {type(error).__name__}: {error} on {_batch(batch)}")
+class _Guard:
+    """What a guarded function does beside calling the function."""
 
+    def __init__(self, function: RewardFunction, name: str | None, on_failure: OnFailure) -> None:
+        self.name = name or name_of(function)
+        self.on_failure = on_failure
+        is_plain = name is None and inspect.isroutine(function)
+        self._described = (
+            f"the reward function `{function.__module__}:{function.__qualname__}`"
+            if is_plain
+            else f"the reward source `{self.name}`"
+        )
 
-def _check_finite(function: RewardFunction, rewards: Rewards, batch: dict[str, Any]) -> Rewards:
-    for index, reward in enumerate(rewards):
-        if reward is not None and not math.isfinite(reward):
+    @contextmanager
+    def watch(self, batch: dict[str, Any]) -> Iterator[list[float | None]]:
+        """Gives the list to put the rewards in. What goes wrong before it is filled is a failure of the function."""
+        rewards: list[float | None] = [DROPPED] * len(batch["prompts"])
+        failed = False
+        try:
+            yield rewards
+        except Exception as error:  # noqa: BLE001 - whatever somebody else's code raises is reported by name
+            failure = error if isinstance(error, RewardFunctionError) else self._failure(error, batch)
+            if self.on_failure == "stop":
+                raise failure from (error if failure is not error else None)
+            logger.warning("%s; it is dropped for this batch", failure)
+            failed = True
+        self._log(batch, rewards, failed)
+
+    def checked(self, rewards: Any, batch: dict[str, Any]) -> list[float | None]:
+        """Returns the rewards, if they are such for this batch."""
+        count = len(batch["prompts"])
+        rewards = list(rewards)
+        if len(rewards) != count:
             raise RewardFunctionError(
-                f"{_describe(function)} returned {reward} for completion {index} of {_batch(batch)}; a reward is a "
-                "finite number, or None where the function does not apply"
+                f"{self._described} returned {len(rewards)} rewards on {_describe(batch)}; it must return one for each"
             )
-    return rewards
+        for index, reward in enumerate(rewards):
+            if reward is not None and not math.isfinite(reward):
+                raise RewardFunctionError(
+                    f"{self._described} returned {reward} for completion {index} of {_describe(batch)}; a reward is a "
+                    "finite number, or None where the function does not apply"
+                )
+        return rewards
+
+    def _failure(self, error: Exception, batch: dict[str, Any]) -> RewardFunctionError:
+        return RewardFunctionError(f"{self._described} raised {type(error).__name__}: {error} on {_describe(batch)}")
+
+    def _log(self, batch: dict[str, Any], rewards: list[float | None], failed: bool) -> None:
+        log_metric = batch.get("log_metric")
+        if log_metric is None:
+            return
+        if self.on_failure == "drop":
+            log_metric(f"rewards/{self.name}/dropped", float(failed))
+        missing = len(rewards) if failed else rewards.count(None)
+        log_metric(f"rewards/{self.name}/not_applicable", missing / len(rewards))
 
 
-def _describe(function: RewardFunction) -> str:
-    return f"the reward function `{function.__module__}:{function.__qualname__}`"
-
-
-def _batch(batch: dict[str, Any]) -> str:
+def _describe(batch: dict[str, Any]) -> str:
     state = batch.get("trainer_state")
     step = f" at step {state.global_step}" if state is not None else ""
     return f"a batch of {len(batch['prompts'])} completions{step}, whose first prompt is {batch['prompts'][0]!r}"

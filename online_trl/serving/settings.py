@@ -6,12 +6,11 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 from limits import parse
-from pydantic import TypeAdapter, ValidationError
 
-from ..config import ConfigError, check_keys, check_range
+from ..config import ConfigError, check_range, from_mapping
 from ..store import Screening
 from ..types import FeedbackKind
 from .schemas import MOST_ANSWERS
@@ -139,16 +138,7 @@ def read_settings(values: Mapping[str, Any], *, where: str) -> ServerSettings:
     Raises:
         [`~online_trl.config.ConfigError`]: if a name is unknown, or a value of the wrong type or out of bounds.
     """
-    types = get_type_hints(ServerSettings)
-    check_keys(values, types, where=where)
-    return ServerSettings(**{name: _checked(types[name], name, value, where) for name, value in values.items()})
-
-
-def _checked(type_: Any, name: str, value: Any, where: str) -> Any:
-    try:
-        return TypeAdapter(type_).validate_python(value)
-    except ValidationError as error:
-        raise ConfigError(f"`{name}` in {where} is {value!r}: {error.errors()[0]['msg']}") from error
+    return from_mapping(ServerSettings, values, where=where)
 
 
 def _check_rate(name: str, value: str | None) -> None:

@@ -1,10 +1,12 @@
 import asyncio
+import functools
 import inspect
+import logging
 
 import pytest
 
 from online_trl.config import ConfigError
-from online_trl.rewards.functions import RewardFunctionError, guard_reward_function, load_reward_function
+from online_trl.rewards.functions import DROPPED, RewardFunctionError, guard_reward_function, load_reward_function
 
 BATCH = {"prompts": ["first", "second"], "completions": ["a", "bb"], "completion_ids": [[1], [2, 2]]}
 
@@ -31,6 +33,15 @@ def sometimes(completions, **columns):
 
 def infinite(completions, **columns):
     return [0.0, float("inf")]
+
+
+def one_short(completions, **columns):
+    return [1.0]
+
+
+class Lengths:
+    async def __call__(self, completions, **columns):
+        return [float(len(completion)) for completion in completions]
 
 
 def call(function, **batch):
@@ -82,3 +93,39 @@ def test_a_reward_that_is_not_finite_is_refused():
         RewardFunctionError, match=r"test_functions:infinite` returned inf for completion 1 of a batch"
     ):
         guard_reward_function(infinite)(**BATCH)
+
+
+def test_too_few_rewards_are_refused():
+    with pytest.raises(RewardFunctionError, match=r"test_functions:one_short` returned 1 rewards on a batch of 2 "):
+        guard_reward_function(one_short)(**BATCH)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [(Lengths(), "Lengths"), (functools.partial(length_async, unit=1), "length_async")],
+)
+def test_what_is_called_like_an_async_function_is_awaited(function, name):
+    guarded = guard_reward_function(function)
+    assert inspect.iscoroutinefunction(guarded)
+    assert asyncio.run(guarded(**BATCH)) == [1.0, 2.0]
+    assert guarded.__name__ == name
+
+
+@pytest.mark.parametrize("function", [broken, broken_async, infinite, one_short])
+def test_a_source_that_may_be_dropped_warns_once_and_is_counted(function, caplog):
+    metrics = {}
+    guarded = guard_reward_function(function, name="taste", on_failure="drop")
+    with caplog.at_level(logging.WARNING):
+        assert call(guarded, **BATCH, log_metric=metrics.__setitem__) == [DROPPED, DROPPED]
+    (warning,) = caplog.messages
+    assert warning.startswith("the reward source `taste` r")
+    assert "a batch of 2 completions, whose first prompt is 'first'" in warning
+    assert warning.endswith("; it is dropped for this batch")
+    assert metrics == {"rewards/taste/dropped": 1.0, "rewards/taste/not_applicable": 1.0}
+
+
+def test_how_often_a_source_applies_is_counted():
+    metrics = {}
+    guarded = guard_reward_function(sometimes, on_failure="drop")
+    assert guarded(**BATCH, log_metric=metrics.__setitem__) == [None, 1.0]
+    assert metrics == {"rewards/sometimes/dropped": 0.0, "rewards/sometimes/not_applicable": 0.5}
