@@ -266,6 +266,14 @@ class StatementMemory:
         """Returns the sample of held-out statements of all times since the newest change, by `seq`."""
         return self._since_change(self._audit)
 
+    def heldout(self) -> list[Statement]:
+        """
+        Returns the judging slice and the audit set, by `seq`: what a candidate is compared with the live version on.
+        The newest alone are few, and what is wrong with what is new is wrong with them as well.
+        """
+        both = {statement_key(statement): statement for statement in [*self.audit_set(), *self.judging_slice()]}
+        return sorted(both.values(), key=_by_seq)
+
     def training_set(self, fresh: Iterable[Statement], *, upto: int, now: datetime) -> list[Statement]:
         """
         Returns what a refresh is trained on: of the fresh statements those that may be, and a sample of old ones, with

@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import logging
+import math
 import random
 import tempfile
 import time
@@ -21,14 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PrinterCallback
 from trl import RewardConfig, RewardTrainer
 
-from ..gates import reward_gate
+from ..gates import AnchorComparison, compare_anchors, reward_gate
 from ..preferences import PreferenceBatch, preference_dataset
 from ..registry import Consumed, ModelRegistry, Sources, copy_model
 from ..types import GateDecision, Message, ModelRole, PreferencePair
+from .judging import correctness, judging_weights
 from .nesting import nested_trainer
 from .scorer import AnchorSource, LiveReward, RewardScorer, standardise
 
@@ -212,10 +215,15 @@ class RewardRefresher:
     ) -> RefreshOutcome:
         anchors = self._anchors(batch)
         standardise(folder, [words for words, _ in anchors], [source for _, source in anchors])
-        margins = _margins(RewardScorer(folder, device=self.live.device), judged)
-        live_margins = _margins(self.live.scorer, judged) if self.live.scorer is not None else None
-        decision = reward_gate(margins, live_margins)
-        accuracy = _accuracy(margins)
+        candidate, live = RewardScorer(folder, device=self.live.device), self.live.scorer
+        correct, weights = _correctness(candidate, judged), judging_weights(judged)
+        decision = reward_gate(
+            correct,
+            _correctness(live, judged) if live is not None else None,
+            weights=weights,
+            anchors=_compare([words for words, _ in anchors], candidate, live) if live is not None else None,
+        )
+        accuracy = float(np.average(correct, weights=weights)) if judged else math.nan
         consumed = Consumed(Sources.of(pairs), Sources.of(judged), _sources_of(anchors))
         consumed.write(folder)
         version = self.registry.publish(
@@ -274,16 +282,13 @@ def _sources_of(anchors: Sequence[Anchor]) -> Sources:
     )
 
 
-def _margins(scorer: RewardScorer, pairs: Sequence[PreferencePair]) -> list[float]:
-    return scorer.margins(
-        [pair.prompt + pair.chosen for pair in pairs], [pair.prompt + pair.rejected for pair in pairs]
-    )
+def _correctness(scorer: RewardScorer, pairs: Sequence[PreferencePair]) -> list[float]:
+    sides = [pair.prompt + side for pair in pairs for side in (pair.chosen, pair.rejected)]
+    return correctness(pairs, scorer.scores(sides).view(-1, 2).tolist())
 
 
-def _accuracy(margins: Sequence[float]) -> float:
-    if not margins:
-        return float("nan")
-    return sum(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins) / len(margins)
+def _compare(anchors: list[list[Message]], candidate: RewardScorer, live: RewardScorer) -> AnchorComparison:
+    return compare_anchors(candidate.raw_scores(anchors).tolist(), live.raw_scores(anchors).tolist())
 
 
 def _release(trainer: RewardTrainer) -> None:

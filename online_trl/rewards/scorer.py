@@ -100,11 +100,6 @@ class RewardScorer:
             return raw
         return (raw - self.anchors["mean"]) / self.anchors["std"]
 
-    def margins(self, chosen: Sequence[list[Message]], rejected: Sequence[list[Message]]) -> list[float]:
-        """Returns the score of each chosen conversation less that of its rejected one."""
-        both = self.scores([*chosen, *rejected])
-        return (both[: len(chosen)] - both[len(chosen) :]).tolist()
-
 
 class LiveReward:
     """

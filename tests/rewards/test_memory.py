@@ -1,5 +1,6 @@
 import math
 from datetime import datetime, timedelta, timezone
+from itertools import islice
 
 import pytest
 
@@ -45,7 +46,7 @@ def train(memory, fresh, upto=1000):
 def sessions_on(memory, side, count):
     """So many conversations of one side."""
     names = (f"session-{number}" for number in range(10_000))
-    return [name for name in names if memory.side(pair(0, sessions=(name,))) is side][:count]
+    return list(islice((name for name in names if memory.side(pair(0, sessions=(name,))) is side), count))
 
 
 def test_conversations_decide_whether_a_statement_judges_or_is_trained_on():
@@ -105,6 +106,13 @@ def test_the_newest_heldout_statements_judge_and_the_audit_set_is_of_all_times()
     assert len(audit) == 50
     assert audit == sorted(audit)
     assert sum(audit) / 50 == pytest.approx(499.5, abs=120)
+
+
+def test_a_candidate_is_compared_on_the_newest_and_on_those_of_all_times_each_once():
+    memory = StatementMemory(heldout_fraction=1.0, window=3, audit_size=5)
+    memory.remember(pairs(0, 100))
+    heldout = seqs(memory.heldout())
+    assert heldout == sorted({*seqs(memory.audit_set()), 97, 98, 99})
 
 
 def test_the_window_fills_up_from_older_ones_when_some_of_it_is_withdrawn():

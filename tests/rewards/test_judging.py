@@ -1,0 +1,84 @@
+import math
+
+import pytest
+
+from online_trl.rewards.judging import correctness, judging_weights
+from online_trl.types import FeedbackKind, PreferencePair, Ranking, UnpairedLabel
+
+ANSWER = [{"role": "assistant", "content": "yes"}]
+BEHIND = {"prompt": [{"role": "user", "content": "?"}], "feedback_ids": ("f",), "seq": 1}
+
+
+def pair(weight=1.0):
+    return PreferencePair(chosen=ANSWER, rejected=ANSWER, kind=FeedbackKind.COMPARISON, weight=weight, **BEHIND)
+
+
+def ranking(*ranks, weight=1.0):
+    completions = [ANSWER] * len(ranks)
+    return Ranking(completions=completions, ranks=ranks, kind=FeedbackKind.RANKING, weight=weight, **BEHIND)
+
+
+def label(up, weight=1.0):
+    return UnpairedLabel(completion=ANSWER, label=up, score=float(up), weight=weight, **BEHIND)
+
+
+def test_a_pair_is_right_if_the_chosen_answer_scores_higher():
+    assert correctness([pair()] * 3, [[2.0, 1.0], [1.0, 2.0], [1.0, 1.0]]) == [1.0, 0.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "scores", "share"),
+    [
+        ((1, 2, 3), [3.0, 2.0, 1.0], 1.0),
+        ((1, 2, 3), [1.0, 2.0, 3.0], 0.0),
+        ((1, 2, 3), [3.0, 1.0, 2.0], 2 / 3),
+        ((1, 2, 3), [3.0, 1.0, 1.0], 2.5 / 3),
+        # Of the three pairs, the one on one rank asks for nothing.
+        ((2, 1, 1), [0.0, 5.0, 1.0], 1.0),
+        ((2, 1, 1), [2.0, 5.0, 1.0], 0.5),
+        ((4, 7), [1.0, 0.0], 1.0),
+        ((1, 1), [9.0, 0.0], 0.5),
+    ],
+)
+def test_a_ranking_is_as_right_as_the_share_of_its_pairs_that_are_in_order(ranks, scores, share):
+    assert correctness([ranking(*ranks)], [scores]) == [pytest.approx(share)]
+
+
+def test_a_label_is_as_right_as_the_share_of_its_opposites_on_the_right_side():
+    statements = [label(True), label(True), label(False), label(False)]
+    assert correctness(statements, [[3.0], [1.0], [2.0], [1.0]]) == [1.0, 0.25, 0.5, 0.75]
+
+
+def test_opposites_count_by_their_weight():
+    statements = [label(True), label(False, weight=3.0), label(False, weight=1.0)]
+    assert correctness(statements, [[1.0], [0.0], [2.0]]) == [0.75, 1.0, 0.0]
+
+
+def test_labels_are_judged_among_labels_alone():
+    statements = [pair(), label(True), ranking(1, 2), label(False)]
+    assert correctness(statements, [[0.0, 1.0], [5.0], [1.0, 0.0], [6.0]]) == [0.0, 0.0, 1.0, 0.0]
+
+
+def test_what_puts_no_answer_above_another_is_half_right_and_has_no_weight():
+    statements = [label(True, 0.5), ranking(1, 1), ranking(1, 2, weight=0.3), pair(0.7)]
+    assert correctness(statements, [[4.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]) == [0.5, 0.5, 1.0, 1.0]
+    assert judging_weights(statements) == [0.0, 0.0, 0.3, 0.7]
+    assert judging_weights([label(True, 0.5), label(False, 0.2)]) == [0.5, 0.2]
+
+
+def test_scores_that_are_not_numbers_are_right_about_nothing():
+    statements = [pair(), label(True), label(False), label(False), ranking(1, 2)]
+    correct = correctness(statements, [[math.nan, 1.0], [1.0], [math.inf], [0.0], [1.0, 0.0]])
+    assert [math.isnan(number) for number in correct] == [True, False, True, False, False]
+    assert correct[1] == correct[3] == correct[4] == 1.0
+
+
+def test_of_nothing_there_is_nothing():
+    assert correctness([], []) == judging_weights([]) == []
+
+
+def test_every_answer_has_a_score():
+    with pytest.raises(ValueError, match="2 statements and the scores of 1"):
+        correctness([pair(), pair()], [[1.0, 0.0]])
+    with pytest.raises(ValueError, match="statement 1 has 3 answers and 2 scores"):
+        correctness([pair(), ranking(1, 2, 3)], [[1.0, 0.0], [1.0, 0.0]])
