@@ -10,73 +10,22 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 import random
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from . import helpdesk
+from .reactions import Answer, Mixture, Session, answers_wanted, compare, open_session, react, round_to_scale
 from .taste import Taste
 
-# Spread of the noise in a choice between two answers, in satisfaction: two users then agree on about 72 % of pairs.
-CHOICE_NOISE = 0.12
-_RATING_NOISE = 0.08
-_POSITION_BIAS = 0.05
-_TIE = 0.02
 _SESSIONS_PER_ROUND = 1_000_000
 _ALREADY_SAID = 409
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mixture:
-    """
-    How often a session ends in which reaction; the rest of the sessions gets none.
-
-    Args:
-        comparison, ranking, binary, rating, correction, implicit (`float`):
-            Shares of the sessions, which add up to at most 1.
-        late (`float`, *optional*, defaults to `0.15`):
-            Share of the reactions that arrive a round later.
-    """
-
-    comparison: float = 0.17
-    ranking: float = 0.06
-    binary: float = 0.08
-    rating: float = 0.04
-    correction: float = 0.03
-    implicit: float = 0.02
-    late: float = 0.15
-
-    def draw(self, rng: random.Random) -> str | None:
-        """Returns the kind of a session's reaction, or `None`."""
-        kinds = ("comparison", "ranking", "binary", "rating", "correction", "implicit")
-        shares = [getattr(self, kind) for kind in kinds]
-        return rng.choices((*kinds, None), (*shares, max(0.0, 1 - sum(shares))))[0]
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    interaction_id: str
-    text: str
-    satisfaction: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Session:
-    """One conversation: who asks what, and the stream of random numbers that decides the rest."""
-
-    name: str
-    user: str
-    leniency: float
-    question: helpdesk.Question
-    rng: random.Random = field(repr=False)
 
 
 class SimulatedUsers:
@@ -221,8 +170,8 @@ class SimulatedUsers:
     def _hold(self, round: int, number: int) -> None:
         session = self._session(f"{self.seed}-{round}-{number}", helpdesk.train_questions())
         kind = self.mixture.draw(session.rng)
-        answers = self._ask(session, n={"comparison": 2, "ranking": 4}.get(kind or "", 1))
-        statement = _REACTIONS[kind](session, answers) if kind is not None else None
+        answers = self._ask(session, n=answers_wanted(kind))
+        statement = react(kind, session, answers) if kind is not None else None
         if statement is None:
             return
         feedback = {**statement, "user_id": session.user, "source": "synthetic", "idempotency_key": session.name}
@@ -250,20 +199,17 @@ class SimulatedUsers:
         for first, second in itertools.combinations(versions, 2):
             self._post(
                 {
-                    **_compare(session, [answers[first], answers[second]], noise=0.02, bias=0.0),
+                    **compare(session, [answers[first], answers[second]], noise=0.02, bias=0.0),
                     "user_id": session.user,
                     "source": "synthetic",
                     "idempotency_key": f"{name}-{first}-{second}",
                 }
             )
 
-    def _session(self, name: str, questions: Sequence[helpdesk.Question]) -> _Session:
-        rng = random.Random(f"session/{name}")
-        user = f"user-{rng.randrange(self.num_users):03d}"
-        leniency = random.Random(f"{self.seed}/{user}").gauss(0.0, 0.1)
-        return _Session(name, user, leniency, rng.choice(questions), rng)
+    def _session(self, name: str, questions: Sequence[helpdesk.Question]) -> Session:
+        return open_session(name, questions, seed=self.seed, num_users=self.num_users)
 
-    def _ask(self, session: _Session, *, n: int = 1, model: str = "default", purpose: str = "chat") -> list[_Answer]:
+    def _ask(self, session: Session, *, n: int = 1, model: str = "default", purpose: str = "chat") -> list[Answer]:
         question = session.question.text
         reply = self._client.post(
             "/v1/chat/completions",
@@ -279,7 +225,7 @@ class SimulatedUsers:
         )
         reply.raise_for_status()
         texts = [(choice["interaction_id"], choice["message"]["content"]) for choice in reply.json()["choices"]]
-        return [_Answer(name, text, self.taste.satisfaction(question, text)) for name, text in texts]
+        return [Answer(name, text, self.taste.satisfaction(question, text)) for name, text in texts]
 
     def _post(self, feedback: dict[str, Any]) -> None:
         reply = self._client.post("/v1/feedback", json=feedback)
@@ -292,86 +238,9 @@ class SimulatedUsers:
             file.write(json.dumps({"due": due, "feedback": feedback}) + "\n")
 
 
-def round_to_scale(satisfaction: float, low: int, high: int) -> int:
-    """Returns a satisfaction as a whole number on a scale, cut off at its ends."""
-    return round(low + (high - low) * min(1.0, max(0.0, satisfaction)))
-
-
-def _compare(
-    session: _Session, answers: Sequence[_Answer], *, noise: float = CHOICE_NOISE, bias: float = _POSITION_BIAS
-) -> dict[str, Any]:
-    first, second = answers
-    difference = first.satisfaction - second.satisfaction
-    if abs(difference) < _TIE:
-        value = "tie"
-    else:
-        wins = _sigmoid(difference / noise) * (1 - bias) + bias
-        value = "first" if session.rng.random() < wins else "second"
-    return {
-        "kind": "comparison",
-        "interaction_ids": [first.interaction_id, second.interaction_id],
-        "value": value,
-    }
-
-
-def _rank(session: _Session, answers: Sequence[_Answer]) -> dict[str, Any]:
-    """Ranks by satisfaction with Gumbel noise, which is choosing the best, then the best of the rest, and so on."""
-    noisy = [answer.satisfaction / CHOICE_NOISE - math.log(-math.log(session.rng.random())) for answer in answers]
-    order = sorted(noisy, reverse=True)
-    return {
-        "kind": "ranking",
-        "interaction_ids": [answer.interaction_id for answer in answers],
-        "value": [order.index(value) + 1 for value in noisy],
-    }
-
-
-def _thumb(session: _Session, answers: Sequence[_Answer]) -> dict[str, Any] | None:
-    """Those who are delighted or annoyed vote more often than those who do not care."""
-    (answer,) = answers
-    if session.rng.random() > 0.4 + 1.2 * abs(answer.satisfaction - 0.5):
-        return None
-    up = session.rng.random() < _sigmoid((answer.satisfaction + session.leniency - 0.5) / CHOICE_NOISE)
-    return {"kind": "binary", "interaction_id": answer.interaction_id, "value": up}
-
-
-def _rate(session: _Session, answers: Sequence[_Answer]) -> dict[str, Any]:
-    (answer,) = answers
-    felt = answer.satisfaction + session.leniency + session.rng.gauss(0.0, _RATING_NOISE)
-    value = {"score": round_to_scale(felt, 1, 5), "low": 1, "high": 5}
-    return {"kind": "rating", "interaction_id": answer.interaction_id, "value": value}
-
-
-def _correct(session: _Session, answers: Sequence[_Answer]) -> dict[str, Any] | None:
-    (answer,) = answers
-    if answer.satisfaction > 0.8:
-        return None
-    rewrite = helpdesk.write_answer(session.question, helpdesk.Style(), session.rng)
-    return {"kind": "correction", "interaction_id": answer.interaction_id, "value": rewrite}
-
-
-def _signal(session: _Session, answers: Sequence[_Answer]) -> dict[str, Any]:
-    (answer,) = answers
-    liked = session.rng.random() < answer.satisfaction
-    return {"kind": "implicit", "interaction_id": answer.interaction_id, "value": "copy" if liked else "abandon"}
-
-
-_REACTIONS: dict[str, Callable[[_Session, Sequence[_Answer]], dict[str, Any] | None]] = {
-    "comparison": _compare,
-    "ranking": _rank,
-    "binary": _thumb,
-    "rating": _rate,
-    "correction": _correct,
-    "implicit": _signal,
-}
-
-
 def _spread(questions: Sequence[helpdesk.Question], count: int, rng: random.Random) -> list[helpdesk.Question]:
     """Draws questions without repeating one before all have had their turn."""
     drawn: list[helpdesk.Question] = []
     while len(drawn) < count:
         drawn += rng.sample(questions, min(len(questions), count - len(drawn)))
     return drawn
-
-
-def _sigmoid(value: float) -> float:
-    return 1 / (1 + math.exp(-value))

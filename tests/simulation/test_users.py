@@ -9,8 +9,9 @@ import pytest
 
 from online_trl import evaluation
 from online_trl.simulation import helpdesk
+from online_trl.simulation.reactions import CHOICE_NOISE, Mixture, round_to_scale
 from online_trl.simulation.taste import Taste
-from online_trl.simulation.users import CHOICE_NOISE, Mixture, SimulatedUsers, round_to_scale
+from online_trl.simulation.users import SimulatedUsers
 from online_trl.types import FeedbackSource, Purpose
 
 BUSY = Mixture(comparison=0.3, ranking=0.1, binary=0.2, rating=0.1, correction=0.1, implicit=0.1, late=0.3)
