@@ -1,0 +1,110 @@
+"""Learning curves of the adaptation benchmark as an SVG drawing, and as a PNG where a browser can draw it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+
+from adaptation_scenarios import SCENARIOS
+
+_FRAME = SimpleNamespace(left=34, right=300, top=26, bottom=190)
+_PANEL_WIDTH, _PANEL_HEIGHT, _HEAD, _COLUMNS = 320, 240, 34, 3
+_COLOURS = {"oracle": "#9a9a9a", "frozen": "#d98e04", "plain": "#3b7dd8", "random": "#3b7dd8", "ours": "#c2255c"}
+_NAMES = {
+    "oracle": "oracle",
+    "frozen": "never refreshed",
+    "plain": "TRL RewardTrainer / at random",
+    "ours": "ours",
+}
+
+
+def write_plots(summary: dict[str, Any], output: Path) -> None:
+    """
+    Writes `adaptation.svg` and, where Playwright and its browser are installed, `adaptation.png`.
+
+    Args:
+        summary (`dict[str, Any]`):
+            What [`adaptation_summary.summarise`] returns.
+        output (`Path`):
+            Folder to write to.
+    """
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in summary["rows"]:
+        groups[row["scenario"], row["trainer"]].append(row)
+    panels = [_panel(index, *key, rows) for index, (key, rows) in enumerate(groups.items())]
+    width = _PANEL_WIDTH * _COLUMNS
+    height = _HEAD + _PANEL_HEIGHT * -(-len(panels) // _COLUMNS)
+    template = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
+    ).get_template("adaptation.svg.j2")
+    drawing = template.render(
+        panels=panels,
+        frame=_FRAME,
+        width=width,
+        height=height,
+        legend=[(name, _COLOURS[arm]) for arm, name in _NAMES.items()],
+    )
+    (output / "adaptation.svg").write_text(drawing, encoding="utf-8")
+    _write_png(drawing, output / "adaptation.png", width, height)
+
+
+def _panel(index: int, scenario: str, trainer: str, rows: Sequence[dict[str, Any]]) -> SimpleNamespace:
+    asks = SCENARIOS[scenario].asks
+    axis = "statements" if asks else "step"
+    drawn = [row for row in rows if not (asks and row["arm"] == "oracle")]
+    most = max(row["curve"][-1][axis] for row in drawn)
+    lines = [_line(row, axis, most) for row in sorted(drawn, key=lambda row: list(_COLOURS).index(row["arm"]))]
+    return SimpleNamespace(
+        x=index % _COLUMNS * _PANEL_WIDTH,
+        y=_HEAD + index // _COLUMNS * _PANEL_HEIGHT,
+        title=f"{scenario.replace('_', ' ')} ({trainer.upper()})",
+        axis="comparisons asked for" if asks else "policy steps",
+        lines=lines,
+        flip=_x(most / 2, most) if SCENARIOS[scenario].flipped else None,
+        x_ticks=[(_x(most * part / 4, most), f"{most * part / 4:.0f}") for part in range(5)],
+        y_ticks=[(_y(part / 5), f"{part / 5:.1f}") for part in range(6)],
+    )
+
+
+def _line(row: dict[str, Any], axis: str, most: float) -> SimpleNamespace:
+    points = row["curve"]
+    upper = [(_x(p[axis], most), _y(min(1.0, p["satisfaction"] + p["spread"]))) for p in points]
+    lower = [(_x(p[axis], most), _y(max(0.0, p["satisfaction"] - p["spread"]))) for p in points]
+    return SimpleNamespace(
+        colour=_COLOURS[row["arm"]],
+        points=_path([(_x(p[axis], most), _y(p["satisfaction"])) for p in points]),
+        band=_path([*upper, *lower[::-1]]),
+    )
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x},{y}" for x, y in points)
+
+
+def _x(value: float, most: float) -> float:
+    return round(_FRAME.left + (_FRAME.right - _FRAME.left) * value / most, 1)
+
+
+def _y(value: float) -> float:
+    return round(_FRAME.bottom - (_FRAME.bottom - _FRAME.top) * value, 1)
+
+
+def _write_png(drawing: str, path: Path, width: int, height: int) -> None:
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError:
+        return
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch()
+            page = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=2)
+            page.set_content(f'<body style="margin: 0">{drawing}</body>')
+            page.screenshot(path=path)
+            browser.close()
+    except Error as error:
+        print(f"no PNG: {error.message.splitlines()[0]}")

@@ -1,0 +1,308 @@
+"""One run of the adaptation benchmark: a policy trained in one scenario, with one arm, from one seed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
+
+from adaptation_arms import PlainRefresher, TrueTaste, accuracy
+from adaptation_asking import Asking
+from adaptation_policy import MAX_TOKENS, Answered, examine, load_policy, sample, satisfaction
+from adaptation_scenarios import EVERY_ANSWER, SCENARIOS, VERSION_STEPS, VERSIONS, Scenario
+from adaptation_users import Audience
+from online_trl.callbacks import RefreshCallback
+from online_trl.loop import TRAINERS
+from online_trl.registry import ModelRegistry
+from online_trl.rewards.scorer import LiveReward
+from online_trl.simulation import helpdesk
+from online_trl.simulation.base_policy import train_base_policy
+from online_trl.simulation.taste import Taste
+from online_trl.store import FeedbackStore
+
+_FINAL_QUESTIONS, _FINAL_ANSWERS = 128, 4
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "grpo": {"num_generations": 8},
+    "ppo": {"num_generations": 1, "num_iterations": 2},
+}
+_COMMON: dict[str, Any] = {
+    "per_device_train_batch_size": 64,
+    "max_completion_length": MAX_TOKENS,
+    "beta": 0.15,
+    "learning_rate": 3e-4,
+    "lr_scheduler_type": "constant_with_warmup",
+    "warmup_steps": 5,
+    "refresh_min_pairs": 8,
+    "refresh_replay": 2.0,
+    "reward_config": {"learning_rate": 1e-3, "num_train_epochs": 2, "per_device_train_batch_size": 16},
+    "save_strategy": "no",
+    "logging_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "dataloader_pin_memory": False,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """
+    What is run.
+
+    Args:
+        scenario (`str`), arm (`str`), trainer (`str`):
+            Names of these.
+        seed (`int`), taste_seed (`int`):
+            Seeds of everything that is drawn, and of the taste.
+        size (`float`, *optional*, defaults to `1.0`):
+            Policy steps and conversations, as a share of the usual number.
+    """
+
+    scenario: str
+    arm: str
+    trainer: str
+    seed: int
+    taste_seed: int
+    size: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """Name of the run's file."""
+        return f"{self.scenario}-{self.arm}-{self.trainer}-{self.seed}"
+
+    @property
+    def setting(self) -> Scenario:
+        """The scenario."""
+        return SCENARIOS[self.scenario]
+
+    @property
+    def version_steps(self) -> int:
+        """Policy steps from one version to the next."""
+        return max(1, round(self.size * VERSION_STEPS[self.trainer] * VERSIONS / self.setting.versions))
+
+
+class Deployment(TrainerCallback):
+    """
+    Plays deployment: every so many steps there is a new version, which is examined, and which users talk to.
+
+    Args:
+        run ([`Run`]):
+            What is run.
+        taste ([`~online_trl.simulation.taste.Taste`]):
+            The taste at the start.
+        reward:
+            The reward function, whose accuracy is followed.
+        audience ([`Audience`], *optional*):
+            The users, if anybody learns from them.
+        asking ([`Asking`], *optional*):
+            Chooses what is compared, where users are asked.
+    """
+
+    def __init__(
+        self, run: Run, taste: Taste, reward: Any, audience: Audience | None, asking: Asking | None = None
+    ) -> None:
+        self.run = run
+        self.taste = taste
+        self.reward = reward
+        self.audience = audience
+        self.asking = asking
+        self.curve: list[dict[str, Any]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        first = -max(self.run.setting.lags)
+        for round in range(first, 0):
+            self._serve(round, 1, kwargs["model"], kwargs["processing_class"])
+        self._deploy(0, kwargs["model"], kwargs["processing_class"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        version, rest = divmod(state.global_step, self.run.version_steps)
+        if rest == 0 and version < self.run.setting.versions:
+            self._deploy(version, kwargs["model"], kwargs["processing_class"])
+
+    def _deploy(self, round: int, model: Any, tokenizer: Any) -> None:
+        answered = examine(model, tokenizer, questions=64, answers=2, seed=1000 * self.run.seed + round)
+        self.curve.append(self._mark(round, answered))
+        if self.run.setting.flipped and round == self.run.setting.versions // 2:
+            self._flip()
+            self.curve.append(self._mark(round, answered))
+        self._serve(round, round + 1, model, tokenizer)
+
+    def _flip(self) -> None:
+        self.taste = self.taste.flip(self.run.setting.flipped)
+        if isinstance(self.reward, TrueTaste):
+            self.reward.taste = self.taste
+        if self.audience is not None:
+            self.audience.taste = self.taste
+
+    def _mark(self, round: int, answered: Answered) -> dict[str, Any]:
+        return {
+            "step": round * self.run.version_steps,
+            "statements": self.audience.said.total() if self.audience is not None else 0,
+            "satisfaction": satisfaction(self.taste, answered),
+            "accuracy": accuracy(self.reward, self.taste, answered) if self.is_rewarding else None,
+        }
+
+    @property
+    def is_rewarding(self) -> bool:
+        """Whether the reward has learned anything yet."""
+        return not isinstance(self.reward, LiveReward) or self.reward.version is not None
+
+    def _serve(self, round: int, number: int, model: Any, tokenizer: Any) -> None:
+        if self.audience is None:
+            return
+        seed = 1000 * self.run.seed + 500 + round
+        self.audience.hold(
+            round,
+            f"policy-{number:04d}",
+            lambda questions: sample(model, tokenizer, questions, seed=seed),
+            self.asking.choose if self.asking is not None else None,
+        )
+
+
+def train(run: Run, base: Path, folder: Path) -> dict[str, Any]:
+    """
+    Trains, and returns what is to be reported.
+
+    Args:
+        run ([`Run`]):
+            What to run.
+        base (`Path`):
+            Folder of the base policy.
+        folder (`Path`):
+            Where the log, the registry and the trainer's files go.
+    """
+    started = time.monotonic()
+    taste = Taste(run.taste_seed)
+    with FeedbackStore(f"sqlite:///{folder / 'feedback.db'}") as store:
+        deployment, trainer = _assemble(run, base, folder, taste, store)
+        trainer.train()
+        answered = examine(
+            trainer.model,
+            trainer.processing_class,
+            questions=_FINAL_QUESTIONS,
+            answers=_FINAL_ANSWERS,
+            seed=run.seed,
+        )
+        final = {
+            "step": trainer.state.global_step,
+            "statements": deployment.audience.said.total() if deployment.audience else 0,
+            "satisfaction": satisfaction(deployment.taste, answered),
+            "accuracy": accuracy(deployment.reward, deployment.taste, answered),
+        }
+    return {
+        **asdict(run),
+        "curve": [*deployment.curve, final],
+        "satisfaction": final["satisfaction"],
+        "accuracy": final["accuracy"],
+        "said": dict(deployment.audience.said) if deployment.audience else {},
+        "answers": deployment.audience.answers if deployment.audience else 0,
+        "refreshes": [
+            {"version": o.version, "accepted": o.decision.accepted, "reason": o.decision.reason, "seconds": o.seconds}
+            for o in trainer.refreshes
+        ],
+        "samples": [{"question": question, "answer": answer} for question, answer in answered[:20:4]],
+        "seconds": time.monotonic() - started,
+    }
+
+
+def _assemble(run: Run, base: Path, folder: Path, taste: Taste, store: FeedbackStore) -> tuple[Deployment, Any]:
+    config_type, trainer_type = TRAINERS[run.trainer]
+    reward: Any = TrueTaste(taste)
+    if run.arm in ("frozen", "plain"):
+        reward = PlainRefresher(base, folder / "reward", seed=run.seed)
+    elif run.arm != "oracle":
+        reward = LiveReward(ModelRegistry(folder / "registry"))
+    audience = None
+    if run.arm != "oracle":
+        scenario = run.setting
+        audience = Audience(
+            store, taste, scenario, every_answer=run.scenario in EVERY_ANSWER, seed=run.seed, size=run.size
+        )
+    asking = Asking(reward, run.arm, seed=run.seed) if run.setting.asks and run.arm != "oracle" else None
+    deployment = Deployment(run, taste, reward, audience, asking)
+    args = config_type(
+        output_dir=str(folder / "training"),
+        seed=run.seed,
+        max_steps=run.version_steps * run.setting.versions,
+        refresh_steps=run.version_steps,
+        **_COMMON,
+        **_SETTINGS[run.trainer],
+    )
+    prompts = [{"prompt": [{"role": "user", "content": question.text}]} for question in helpdesk.train_questions()]
+    trainer = trainer_type(
+        model=str(base),
+        reward_funcs=[reward],
+        args=args,
+        train_dataset=Dataset.from_list(prompts).shuffle(seed=run.seed),
+        store=store if audience is not None else None,
+        callbacks=[deployment],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if isinstance(reward, PlainRefresher):
+        steps = run.version_steps if run.arm == "plain" else 0
+        # After the deployment, so that a refresh learns from what was said about the newest version.
+        trainer.add_callback(RefreshCallback(trainer.online_collator, reward, steps=steps, min_pairs=2))
+    return deployment, trainer
+
+
+def make_base(folder: Path, seed: int, taste_seed: int, *, max_steps: int = 200) -> dict[str, Any]:
+    """Trains the base policy of a seed, and returns how satisfying it is under the taste, before and after a flip."""
+    train_base_policy(folder, seed=seed, max_steps=max_steps)
+    model, tokenizer = load_policy(folder)
+    answered = examine(model, tokenizer, questions=_FINAL_QUESTIONS, answers=2 * _FINAL_ANSWERS, seed=seed)
+    taste = Taste(taste_seed)
+    flipped = taste.flip(SCENARIOS["shifting"].flipped)
+    return {
+        "seed": seed,
+        "taste_seed": taste_seed,
+        "satisfaction": satisfaction(taste, answered),
+        "flipped": satisfaction(flipped, answered),
+    }
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Writes a result so that it is there as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_suffix(".tmp")
+    staged.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    os.replace(staged, path)
+
+
+def _keep_quiet() -> None:
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("base", type=Path, help="folder of the base policy")
+    parser.add_argument("output", type=Path, help="file for the result")
+    parser.add_argument("what", type=json.loads, help="the run as JSON; without a scenario: make the base policy")
+    arguments = parser.parse_args()
+    _keep_quiet()
+    if "scenario" not in arguments.what:
+        _write(arguments.output, make_base(arguments.base, **arguments.what))
+        return
+    with tempfile.TemporaryDirectory(prefix="adaptation-") as folder:
+        _write(arguments.output, train(Run(**arguments.what), arguments.base, Path(folder)))
+
+
+if __name__ == "__main__":
+    main()

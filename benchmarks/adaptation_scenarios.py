@@ -1,0 +1,90 @@
+"""The scenarios of the adaptation benchmark: what users say, when it arrives, what changes, and what is the goal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from online_trl.simulation.reactions import Mixture
+
+ARMS = ("frozen", "plain", "random", "ours")
+"""What is compared, besides the oracle."""
+VERSIONS = 6
+"""Policy versions that are deployed over a run; the answers of each are reacted to."""
+VERSION_STEPS = {"grpo": 10, "ppo": 20}
+"""Policy steps from one version to the next: the same number of generated batches for both trainers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """
+    What happens while a policy is trained.
+
+    Args:
+        goal (`float`):
+            What ours is to reach: a gain at least so high or, for `asks`, a ratio of labels at most so high.
+        sessions (`int`):
+            Conversations with each version.
+        mixture ([`~online_trl.simulation.reactions.Mixture`]):
+            How often they end in which reaction.
+        lags (`tuple[int, ...]`, *optional*, defaults to `(0,)`):
+            How many versions late a statement arrives: one of these, drawn at random.
+        flipped (`tuple[str, ...]`, *optional*):
+            Parts of the taste of which the opposite pleases from halfway on.
+        contrary (`float`, *optional*, defaults to `0.0`):
+            Share of the users who vote the opposite of what they like.
+        flood (`int`, *optional*, defaults to `0`):
+            Statements on each version from one user, who votes the opposite, too.
+        asks (`bool`, *optional*, defaults to `False`):
+            Whether each session is asked which of two answers is better, chosen among candidates.
+        arms (`tuple[str, ...]`, *optional*):
+            What is compared in it, besides the oracle.
+        trainers (`tuple[str, ...]`, *optional*):
+            What it is run with.
+        versions (`int`, *optional*):
+            Into how many versions the policy steps are divided.
+    """
+
+    goal: float
+    sessions: int
+    mixture: Mixture
+    lags: tuple[int, ...] = (0,)
+    flipped: tuple[str, ...] = ()
+    contrary: float = 0.0
+    flood: int = 0
+    asks: bool = False
+    arms: tuple[str, ...] = ("frozen", "plain", "ours")
+    trainers: tuple[str, ...] = ("grpo",)
+    versions: int = VERSIONS
+
+    @property
+    def oracle(self) -> str:
+        """Name of the scenario whose oracle is this one's: where the taste stays, they are the same run."""
+        return "shifting" if self.flipped else "dense"
+
+
+_TALKATIVE = Mixture(comparison=0.35, ranking=0.1, binary=0.25, rating=0.2, correction=0.05, implicit=0.05)
+# Neither those who changed their mind nor those who vote the opposite rewrite answers: rewrites follow the old taste.
+_WITHOUT_REWRITES = Mixture(comparison=0.35, ranking=0.1, binary=0.3, rating=0.2, correction=0.0, implicit=0.05)
+# Of those who might give a thumb, about a third do not: about 5 % of the answers get any feedback.
+_SILENT = Mixture(comparison=0.004, ranking=0.0, binary=0.055, rating=0.006, correction=0.0, implicit=0.0)
+_COMPARING = Mixture(comparison=1.0, ranking=0.0, binary=0.0, rating=0.0, correction=0.0, implicit=0.0)
+
+SCENARIOS = {
+    "dense": Scenario(goal=0.90, sessions=120, mixture=_TALKATIVE, trainers=("grpo", "ppo")),
+    "sparse": Scenario(goal=0.75, sessions=600, mixture=_SILENT),
+    "delayed": Scenario(goal=0.85, sessions=120, mixture=_TALKATIVE, lags=(2, 3)),
+    "shifting": Scenario(
+        goal=0.80,
+        sessions=120,
+        mixture=_WITHOUT_REWRITES,
+        flipped=("polite", "definite"),
+        trainers=("grpo", "ppo"),
+    ),
+    "adversarial": Scenario(goal=0.80, sessions=120, mixture=_WITHOUT_REWRITES, contrary=0.2, flood=200),
+    "label_cost": Scenario(
+        goal=0.6, sessions=8, mixture=_COMPARING, asks=True, arms=("random", "ours"), versions=2 * VERSIONS
+    ),
+}
+
+EVERY_ANSWER = ("dense", "delayed", "shifting", "adversarial")
+"""Scenarios in which nobody stays silent: who has nothing else to say rates the answer."""

@@ -1,0 +1,81 @@
+import json
+import math
+
+import pytest
+
+from adaptation import Job, run_all
+from adaptation_plot import write_plots
+from adaptation_run import Run, make_base, train
+from adaptation_summary import label_ratio, labels_needed, summarise
+
+
+def run(scenario, arm, satisfaction, *, seed=1, curve=((0, 0.3), (60, 0.8))):
+    points = [{"step": labels, "statements": labels, "satisfaction": value} for labels, value in curve]
+    return {
+        "scenario": scenario,
+        "arm": arm,
+        "trainer": "grpo",
+        "seed": seed,
+        "satisfaction": satisfaction,
+        "accuracy": 0.75,
+        "seconds": 1.0,
+        "curve": points,
+    }
+
+
+BASE = {"seed": 1, "taste_seed": 7, "satisfaction": 0.3, "flipped": 0.4}
+
+
+def test_the_gain_is_the_share_of_the_way_from_the_base_to_the_oracle_of_the_scenario():
+    runs = [
+        run("dense", "oracle", 0.8),
+        run("shifting", "oracle", 0.9),
+        run("sparse", "ours", 0.7),
+        run("shifting", "ours", 0.65),
+        run("shifting", "frozen", 0.35),
+    ]
+    rows = {(row["scenario"], row["arm"]): row for row in summarise(runs, [BASE])["rows"]}
+    assert rows["sparse", "ours"]["mean"] == pytest.approx(0.8)  # its oracle is that of the dense scenario
+    assert rows["sparse", "oracle"]["mean"] == pytest.approx(1.0)
+    assert rows["shifting", "ours"]["mean"] == pytest.approx(0.5)  # over the base under the new taste
+    assert rows["shifting", "frozen"]["mean"] == pytest.approx(-0.1)
+    assert [rows[key].get("met") for key in rows if key[1] == "ours"] == [True, False]
+    assert rows["shifting", "frozen"]["met"]
+
+
+def test_labels_are_counted_up_to_the_first_time_that_the_gain_is_reached():
+    def gain(satisfaction):
+        return satisfaction
+
+    points = [(0, 0.0), (10, 0.2), (20, 0.8), (30, 0.6), (40, 0.9)]
+    curve = [{"statements": labels, "satisfaction": value} for labels, value in points]
+    assert labels_needed(curve, gain) == pytest.approx(10 + 10 * 0.5 / 0.6)
+    assert labels_needed(curve[:2], gain) is None
+
+
+def test_who_never_gets_there_needed_every_label():
+    assert label_ratio(30.0, 60.0, 100.0) == 0.5
+    assert label_ratio(30.0, None, 100.0) == 0.3
+    assert label_ratio(None, None, 100.0) == math.inf
+
+
+def test_a_small_run_leaves_curves_and_the_oracle_improves(tmp_path):
+    base = make_base(tmp_path / "base", seed=1, taste_seed=7, max_steps=60)
+    runs = []
+    for arm in ("oracle", "plain"):
+        (folder := tmp_path / arm).mkdir()
+        run = Run(scenario="dense", arm=arm, trainer="grpo", seed=1, taste_seed=7, size=0.2)
+        runs.append(train(run, tmp_path / "base", folder))
+    summary = summarise(json.loads(json.dumps(runs)), [base])
+    rows = {row["arm"]: row for row in summary["rows"]}
+    assert set(rows) == {"oracle", "plain"}
+    assert rows["oracle"]["satisfaction"] > base["satisfaction"] + 0.03
+    assert [point["step"] for point in rows["plain"]["curve"]] == [0, 2, 4, 6, 8, 10, 12]
+    assert rows["plain"]["statements"] == 6 * 24  # each conversation ends with a statement
+    write_plots(summary, tmp_path)
+    assert (tmp_path / "adaptation.svg").read_text().startswith("<svg")
+
+
+def test_what_is_finished_is_not_run_again(tmp_path):
+    (finished := tmp_path / "finished.json").write_text("{}")
+    run_all([Job({}, tmp_path, finished)], processes=1)
