@@ -17,20 +17,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from adaptation_plot import write_plots
+from adaptation_run import run_job
 from adaptation_scenarios import ARMS, SCENARIOS
 from adaptation_summary import console_table, summarise
 
-_RUN = Path(__file__).with_name("adaptation_run.py")
 _DEFAULT_SEEDS = 5
 
 
@@ -41,7 +43,7 @@ class Job:
 
     Args:
         what (`dict[str, Any]`):
-            What [`adaptation_run`] is told: a run, or the seeds of a base policy.
+            What [`adaptation_run.run_job`] is told: a run, or the seeds of a base policy.
         base (`Path`):
             Folder of the base policy.
         result (`Path`):
@@ -101,41 +103,37 @@ def run_all(jobs: Iterable[Job], processes: int) -> None:
     """
     waiting = deque(job for job in jobs if not job.is_done)
     total, done, started = len(waiting), 0, time.monotonic()
-    running: dict[subprocess.Popen[bytes], Job] = {}
+    running: dict[BaseProcess, Job] = {}
     try:
         while waiting or running:
             while waiting and len(running) < processes:
                 job = waiting.popleft()
                 running[_start(job)] = job
-            time.sleep(0.2)
-            for process in [process for process in running if process.poll() is not None]:
+            wait([process.sentinel for process in running])
+            for process in [process for process in running if not process.is_alive()]:
                 job = running.pop(process)
-                _check(process, job)
+                _check(job)
                 done += 1
                 left = (time.monotonic() - started) / done * (total - done)
                 print(f"{done:>4} of {total}  {job.result.stem:<32}  about {left / 60:.1f} min to go", flush=True)
     finally:
         for process in running:
             process.terminate()
-            process.wait()
+            process.join()
 
 
-def _start(job: Job) -> subprocess.Popen[bytes]:
+def _start(job: Job) -> BaseProcess:
     job.result.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(_RUN), str(job.base), str(job.result), json.dumps(job.what)]
-    with job.result.with_suffix(".log").open("wb") as log:
-        # A session of its own: Ctrl-C is for this process, which ends the others.
-        return subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
+    # Importing takes seconds, and is done once for all of them.
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["adaptation_run"])
+    process = context.Process(target=run_job, args=(job.what, job.base, job.result))
+    process.start()
+    return process
 
 
-def _check(process: subprocess.Popen[bytes], job: Job) -> None:
-    if process.returncode != 0 or not job.is_done:
+def _check(job: Job) -> None:
+    if not job.is_done:
         raise RuntimeError(f"{job.what} failed; see {job.result.with_suffix('.log')}")
 
 
@@ -159,6 +157,7 @@ def _parse() -> argparse.Namespace:
 
 
 def main() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that are started
     arguments = _parse()
     numbers = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     tastes = arguments.taste_seed or list(numbers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
@@ -38,7 +37,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {"num_generations": 1, "num_iterations": 2},
 }
 _COMMON: dict[str, Any] = {
-    "per_device_train_batch_size": 64,
+    "per_device_train_batch_size": 32,
     "max_completion_length": MAX_TOKENS,
     "beta": 0.15,
     "learning_rate": 3e-4,
@@ -274,12 +273,31 @@ def make_base(folder: Path, seed: int, taste_seed: int, *, max_steps: int = 200)
     }
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Writes a result so that it is there as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_suffix(".tmp")
+def run_job(what: dict[str, Any], base: Path, result: Path) -> None:
+    """
+    Runs in a process of its own, and leaves the result and a log.
+
+    Args:
+        what (`dict[str, Any]`):
+            Fields of a [`Run`], or the seeds of a base policy.
+        base (`Path`):
+            Folder of the base policy.
+        result (`Path`):
+            File for the result.
+    """
+    os.setsid()  # Ctrl-C is for the process that started this one, and ends it
+    _keep_quiet()
+    with result.with_suffix(".log").open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        if "scenario" in what:
+            with tempfile.TemporaryDirectory(prefix="adaptation-") as folder:
+                content = train(Run(**what), base, Path(folder))
+        else:
+            content = make_base(base, **what)
+    staged = result.with_suffix(".tmp")
     staged.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(staged, path)
+    os.replace(staged, result)  # as a whole or not at all
 
 
 def _keep_quiet() -> None:
@@ -288,21 +306,3 @@ def _keep_quiet() -> None:
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("base", type=Path, help="folder of the base policy")
-    parser.add_argument("output", type=Path, help="file for the result")
-    parser.add_argument("what", type=json.loads, help="the run as JSON; without a scenario: make the base policy")
-    arguments = parser.parse_args()
-    _keep_quiet()
-    if "scenario" not in arguments.what:
-        _write(arguments.output, make_base(arguments.base, **arguments.what))
-        return
-    with tempfile.TemporaryDirectory(prefix="adaptation-") as folder:
-        _write(arguments.output, train(Run(**arguments.what), arguments.base, Path(folder)))
-
-
-if __name__ == "__main__":
-    main()
