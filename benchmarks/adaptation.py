@@ -60,10 +60,15 @@ class Job:
         return self.result.is_file()
 
 
-def base_jobs(seeds: Sequence[tuple[int, int]], output: Path) -> list[Job]:
+def base_jobs(arguments: argparse.Namespace, seeds: Sequence[tuple[int, int]]) -> list[Job]:
     """Returns one job for the base policy of each seed."""
+    output = arguments.output
     return [
-        Job({"seed": seed, "taste_seed": taste}, output / "base" / str(seed), output / "runs" / f"base-{seed}.json")
+        Job(
+            {"seed": seed, "taste_seed": taste, "size": arguments.size},
+            output / "base" / str(seed),
+            output / "runs" / f"base-{seed}.json",
+        )
         for seed, taste in seeds
     ]
 
@@ -162,7 +167,7 @@ def main() -> None:
     numbers = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     tastes = arguments.taste_seed or list(numbers)
     seeds = [(seed, tastes[index % len(tastes)]) for index, seed in enumerate(numbers)]
-    bases, jobs = base_jobs(seeds, arguments.output), run_jobs(arguments, seeds)
+    bases, jobs = base_jobs(arguments, seeds), run_jobs(arguments, seeds)
     try:
         run_all(bases, arguments.jobs)
         run_all(jobs, arguments.jobs)

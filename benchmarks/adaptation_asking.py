@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
 from online_trl.rewards.asking import double_thompson, random_pair
 
 

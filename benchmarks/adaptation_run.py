@@ -31,6 +31,7 @@ from online_trl.simulation.base_policy import train_base_policy
 from online_trl.simulation.taste import Taste
 from online_trl.store import FeedbackStore
 
+_QUESTIONS, _ANSWERS = 64, 2
 _FINAL_QUESTIONS, _FINAL_ANSWERS = 128, 4
 _SETTINGS: dict[str, dict[str, Any]] = {
     "grpo": {"num_generations": 8},
@@ -133,7 +134,13 @@ class Deployment(TrainerCallback):
             self._deploy(version, kwargs["model"], kwargs["processing_class"])
 
     def _deploy(self, round: int, model: Any, tokenizer: Any) -> None:
-        answered = examine(model, tokenizer, questions=64, answers=2, seed=1000 * self.run.seed + round)
+        answered = examine(
+            model,
+            tokenizer,
+            questions=_scaled(_QUESTIONS, self.run.size),
+            answers=_ANSWERS,
+            seed=1000 * self.run.seed + round,
+        )
         self.curve.append(self._mark(round, answered))
         if self.run.setting.flipped and round == self.run.setting.versions // 2:
             self._flip()
@@ -192,7 +199,7 @@ def train(run: Run, base: Path, folder: Path) -> dict[str, Any]:
         answered = examine(
             trainer.model,
             trainer.processing_class,
-            questions=_FINAL_QUESTIONS,
+            questions=_scaled(_FINAL_QUESTIONS, run.size),
             answers=_FINAL_ANSWERS,
             seed=run.seed,
         )
@@ -258,11 +265,12 @@ def _assemble(run: Run, base: Path, folder: Path, taste: Taste, store: FeedbackS
     return deployment, trainer
 
 
-def make_base(folder: Path, seed: int, taste_seed: int, *, max_steps: int = 200) -> dict[str, Any]:
+def make_base(folder: Path, *, seed: int, taste_seed: int, size: float = 1.0) -> dict[str, Any]:
     """Trains the base policy of a seed, and returns how satisfying it is under the taste, before and after a flip."""
-    train_base_policy(folder, seed=seed, max_steps=max_steps)
+    train_base_policy(folder, seed=seed, max_steps=max(60, round(200 * size)), conversations=_scaled(4000, size))
     model, tokenizer = load_policy(folder)
-    answered = examine(model, tokenizer, questions=_FINAL_QUESTIONS, answers=2 * _FINAL_ANSWERS, seed=seed)
+    questions = _scaled(_FINAL_QUESTIONS, size)
+    answered = examine(model, tokenizer, questions=questions, answers=2 * _FINAL_ANSWERS, seed=seed)
     taste = Taste(taste_seed)
     flipped = taste.flip(SCENARIOS["shifting"].flipped)
     return {
@@ -271,6 +279,10 @@ def make_base(folder: Path, seed: int, taste_seed: int, *, max_steps: int = 200)
         "satisfaction": satisfaction(taste, answered),
         "flipped": satisfaction(flipped, answered),
     }
+
+
+def _scaled(count: int, size: float) -> int:
+    return min(count, max(1, round(size * count)))
 
 
 def run_job(what: dict[str, Any], base: Path, result: Path) -> None:
