@@ -20,7 +20,7 @@ from transformers import PrinterCallback, TrainerCallback
 from adaptation_arms import PlainRefresher, TrueTaste, accuracy
 from adaptation_asking import Asking
 from adaptation_policy import MAX_TOKENS, Answered, examine, load_policy, sample, satisfaction
-from adaptation_scenarios import EVERY_ANSWER, SCENARIOS, VERSION_STEPS, VERSIONS, Scenario
+from adaptation_scenarios import EVERY_ANSWER, SCENARIOS, VERSION_STEPS, Scenario
 from adaptation_users import Audience
 from online_trl.callbacks import RefreshCallback
 from online_trl.loop import TRAINERS
@@ -92,7 +92,7 @@ class Run:
     @property
     def version_steps(self) -> int:
         """Policy steps from one version to the next."""
-        return max(1, round(self.size * VERSION_STEPS[self.trainer] * VERSIONS / self.setting.versions))
+        return max(1, round(self.size * VERSION_STEPS[self.trainer] * self.setting.pace))
 
 
 class Deployment(TrainerCallback):
@@ -192,7 +192,7 @@ def train(run: Run, base: Path, folder: Path) -> dict[str, Any]:
             Where the log, the registry and the trainer's files go.
     """
     started = time.monotonic()
-    taste = Taste(run.taste_seed)
+    taste = run.setting.taste(run.taste_seed)
     with FeedbackStore(f"sqlite:///{folder / 'feedback.db'}") as store:
         deployment, trainer = _assemble(run, base, folder, taste, store)
         trainer.train()
@@ -266,18 +266,17 @@ def _assemble(run: Run, base: Path, folder: Path, taste: Taste, store: FeedbackS
 
 
 def make_base(folder: Path, *, seed: int, taste_seed: int, size: float = 1.0) -> dict[str, Any]:
-    """Trains the base policy of a seed, and returns how satisfying it is under the taste, before and after a flip."""
+    """Trains the base policy of a seed, and returns how satisfying it is in each scenario's end."""
     train_base_policy(folder, seed=seed, max_steps=max(60, round(200 * size)), conversations=_scaled(4000, size))
     model, tokenizer = load_policy(folder)
     questions = _scaled(_FINAL_QUESTIONS, size)
     answered = examine(model, tokenizer, questions=questions, answers=2 * _FINAL_ANSWERS, seed=seed)
-    taste = Taste(taste_seed)
-    flipped = taste.flip(SCENARIOS["shifting"].flipped)
     return {
         "seed": seed,
         "taste_seed": taste_seed,
-        "satisfaction": satisfaction(taste, answered),
-        "flipped": satisfaction(flipped, answered),
+        "satisfaction": {
+            name: satisfaction(scenario.final_taste(taste_seed), answered) for name, scenario in SCENARIOS.items()
+        },
     }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from online_trl.simulation.reactions import Mixture
+from online_trl.simulation.taste import WEIGHTS, Taste
 
 ARMS = ("frozen", "plain", "random", "ours")
 """What is compared, besides the oracle."""
@@ -28,6 +30,8 @@ class Scenario:
             How often they end in which reaction.
         lags (`tuple[int, ...]`, *optional*, defaults to `(0,)`):
             How many versions late a statement arrives: one of these, drawn at random.
+        weights (`Mapping[str, float]`, *optional*):
+            How much the parts of the taste count, before the seed of the taste changes them a little.
         flipped (`tuple[str, ...]`, *optional*):
             Parts of the taste of which the opposite pleases from halfway on.
         contrary (`float`, *optional*, defaults to `0.0`):
@@ -41,13 +45,16 @@ class Scenario:
         trainers (`tuple[str, ...]`, *optional*):
             What it is run with.
         versions (`int`, *optional*):
-            Into how many versions the policy steps are divided.
+            How many versions there are.
+        pace (`float`, *optional*, defaults to `1.0`):
+            Policy steps between two of them, as a share of [`VERSION_STEPS`].
     """
 
     goal: float
     sessions: int
     mixture: Mixture
     lags: tuple[int, ...] = (0,)
+    weights: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
     flipped: tuple[str, ...] = ()
     contrary: float = 0.0
     flood: int = 0
@@ -55,11 +62,20 @@ class Scenario:
     arms: tuple[str, ...] = ("frozen", "plain", "ours")
     trainers: tuple[str, ...] = ("grpo",)
     versions: int = VERSIONS
+    pace: float = 1.0
 
     @property
     def oracle(self) -> str:
         """Name of the scenario whose oracle is this one's: where the taste stays, they are the same run."""
         return "shifting" if self.flipped else "dense"
+
+    def taste(self, taste_seed: int) -> Taste:
+        """Returns the taste at the start."""
+        return Taste(taste_seed, weights=self.weights)
+
+    def final_taste(self, taste_seed: int) -> Taste:
+        """Returns the taste in the end, by which the gain is measured."""
+        return self.taste(taste_seed).flip(self.flipped)
 
 
 _TALKATIVE = Mixture(comparison=0.35, ranking=0.1, binary=0.25, rating=0.2, correction=0.05, implicit=0.05)
@@ -69,6 +85,9 @@ _WITHOUT_REWRITES = Mixture(comparison=0.35, ranking=0.1, binary=0.3, rating=0.2
 _SILENT = Mixture(comparison=0.004, ranking=0.0, binary=0.055, rating=0.006, correction=0.0, implicit=0.0)
 _COMPARING = Mixture(comparison=1.0, ranking=0.0, binary=0.0, rating=0.0, correction=0.0, implicit=0.0)
 
+# The two parts that flip are what matters most, so that who goes on as before does worse than who learned nothing.
+_OF_MANNERS = {"action": 0.1, "concise": 0.1, "definite": 0.35, "polite": 0.35, "item": 0.1}
+
 SCENARIOS = {
     "dense": Scenario(goal=0.90, sessions=120, mixture=_TALKATIVE, trainers=("grpo", "ppo")),
     "sparse": Scenario(goal=0.75, sessions=600, mixture=_SILENT),
@@ -77,12 +96,14 @@ SCENARIOS = {
         goal=0.80,
         sessions=120,
         mixture=_WITHOUT_REWRITES,
+        weights=_OF_MANNERS,
         flipped=("polite", "definite"),
+        versions=8,
         trainers=("grpo", "ppo"),
     ),
     "adversarial": Scenario(goal=0.80, sessions=120, mixture=_WITHOUT_REWRITES, contrary=0.2, flood=200),
     "label_cost": Scenario(
-        goal=0.6, sessions=8, mixture=_COMPARING, asks=True, arms=("random", "ours"), versions=2 * VERSIONS
+        goal=0.6, sessions=8, mixture=_COMPARING, asks=True, arms=("random", "ours"), versions=2 * VERSIONS, pace=0.5
     ),
 }
 

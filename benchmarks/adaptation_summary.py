@@ -43,7 +43,7 @@ def summarise(results: Sequence[Result], bases: Sequence[Result]) -> dict[str, A
     rows = []
     for (name, trainer, arm), runs in groups.items():
         scales = [
-            _Scale(_base_of(base[run["seed"]], name), oracles[SCENARIOS[name].oracle, trainer, run["seed"]])
+            _Scale(base[run["seed"]]["satisfaction"][name], oracles[SCENARIOS[name].oracle, trainer, run["seed"]])
             for run in runs
         ]
         rows.append(_row(name, trainer, arm, runs, scales))
@@ -52,7 +52,7 @@ def summarise(results: Sequence[Result], bases: Sequence[Result]) -> dict[str, A
     _compare_labels(rows)
     return {
         "seeds": [{key: row[key] for key in ("seed", "taste_seed")} for row in bases],
-        "base": mean(row["satisfaction"] for row in bases),
+        "base": {name: mean(row["satisfaction"][name] for row in bases) for name in SCENARIOS},
         "rows": [_judged(row) for row in rows],
     }
 
@@ -66,10 +66,6 @@ class _Scale:
 
     def gain(self, satisfaction: float) -> float:
         return (satisfaction - self.base) / (self.top - self.base)
-
-
-def _base_of(base: Result, scenario: str) -> float:
-    return base["flipped"] if SCENARIOS[scenario].flipped else base["satisfaction"]
 
 
 def _row(name: str, trainer: str, arm: str, runs: Sequence[Result], scales: Sequence[_Scale]) -> dict[str, Any]:
