@@ -71,7 +71,8 @@ class OnlineArguments:
         default=0.2, metadata={"help": "Share of the conversations kept for the gate of a refreshed reward model."}
     )
     max_user_share: float = field(
-        default=0.2, metadata={"help": "Largest share of the weight of a batch of preferences that one user carries."}
+        default=0.2,
+        metadata={"help": "Largest share of the weight of preferences, and of the fresh prompts, of one user."},
     )
     reward_config: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Keyword arguments of TRL's RewardConfig for each refresh, as JSON."}

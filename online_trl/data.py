@@ -9,20 +9,23 @@ repeats feedback.
 from __future__ import annotations
 
 import json
+import math
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .preferences import PreferenceBatch, read_preferences
+from .preferences import PreferenceBatch, read_preferences, voice_of
 from .store import LogReader
 from .types import Interaction, Message, Purpose
 
 Row = dict[str, Any]
 
-# How many of the newest interactions are looked through for distinct prompts, per prompt that is wanted.
+# How many of the newest interactions are looked through for distinct prompts at once, per prompt that is wanted, and
+# how often, so that somebody who asks much does not hide the others.
 _CANDIDATES_PER_PROMPT = 8
+_LOOKS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ class OnlineDataCollator:
             a single process.
         max_user_share (`float`, *optional*, defaults to `1.0`):
             Largest share of the weight of a preference batch that one user may carry, see
-            [`~preferences.cap_user_shares`].
+            [`~preferences.cap_user_shares`], and of the places for fresh prompts that one user may fill. With fewer
+            users than `1 / max_user_share` each may fill as many places as the others.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the choice of the prompt groups that are replaced.
     """
@@ -177,18 +181,23 @@ class OnlineDataCollator:
     def _read(self) -> Draw:
         upto = self.store.latest_seq()
         wanted = round(self.fresh_fraction * self.num_prompts)
-        interactions: list[Interaction] = []
-        if wanted:
-            interactions = self.store.interactions(
-                after=self.cursor.prompts,
-                upto=upto,
-                purpose=Purpose.CHAT,
-                limit=wanted * _CANDIDATES_PER_PROMPT,
-                newest_first=True,
+        fresh = self._fresh_prompts(wanted, upto) if wanted else []
+        return Draw(prompts=tuple((one.interaction_id, one.prompt) for one in fresh), upto=upto)
+
+    def _fresh_prompts(self, wanted: int, upto: int) -> list[Interaction]:
+        """The newest prompts that differ, of no user more than the share."""
+        size = wanted * _CANDIDATES_PER_PROMPT
+        found: list[Interaction] = []
+        for _ in range(_LOOKS):
+            page = self.store.interactions(
+                after=self.cursor.prompts, upto=upto, purpose=Purpose.CHAT, limit=size, newest_first=True
             )
-        prompts = tuple(_distinct_prompts(interactions).items())[:wanted]
-        fresh = tuple((interaction.interaction_id, interaction.prompt) for _, interaction in prompts)
-        return Draw(prompts=fresh, upto=upto)
+            found += page
+            if len(page) < size or len(_spread(found, wanted, self.max_user_share)) == wanted:
+                break
+            upto = (page[-1].seq or 0) - 1
+        voices = {voice_of(row.user_id, row) for row in found}
+        return _spread(found, wanted, max(self.max_user_share, 1 / max(1, len(voices))))
 
     def _draw_at(self, batches: int) -> Draw:
         """The draw behind the newest of the first `batches` dataloader batches."""
@@ -211,8 +220,14 @@ class OnlineDataCollator:
         return {**dict.fromkeys(row), "prompt": prompt, "interaction_id": interaction_id}
 
 
-def _distinct_prompts(interactions: list[Interaction]) -> dict[str, Interaction]:
-    distinct: dict[str, Interaction] = {}
+def _spread(interactions: list[Interaction], wanted: int, share: float) -> list[Interaction]:
+    """The first interactions whose prompts differ, of no user more than a share of those wanted, or one."""
+    most = max(1, math.floor(share * wanted + 1e-9))
+    asked: Counter[str] = Counter()
+    chosen: dict[str, Interaction] = {}
     for interaction in interactions:
-        distinct.setdefault(json.dumps(interaction.prompt, sort_keys=True), interaction)
-    return distinct
+        prompt, voice = json.dumps(interaction.prompt, sort_keys=True), voice_of(interaction.user_id, interaction)
+        if prompt not in chosen and asked[voice] < most:
+            chosen[prompt] = interaction
+            asked[voice] += 1
+    return list(chosen.values())[:wanted]

@@ -1,6 +1,8 @@
 import pytest
+from datasets import Dataset
 
 from online_trl.data import OnlineDataCollator
+from online_trl.preferences import import_dataset
 from online_trl.store import FeedbackStore
 from online_trl.types import Feedback, FeedbackKind, Interaction, Purpose
 
@@ -18,8 +20,7 @@ def say(store, text, **fields):
             completion=[{"role": "assistant", "content": f"about {text}"}],
             policy_version="policy-0001",
             session_id=text,
-            user_id="ann",
-            **fields,
+            **({"user_id": "ann"} | fields),
         )
     )
 
@@ -90,6 +91,35 @@ def test_equal_prompts_take_one_group(store):
 def test_evaluation_prompts_are_never_trained_on(store):
     say(store, "judged", purpose=Purpose.EVALUATION)
     assert "judged" not in texts(collator(store)(repeated(seeds(4), 2)))
+
+
+def test_no_user_asks_more_than_the_share_of_the_fresh_prompts(store):
+    for number in range(5):
+        say(store, f"few {number}", user_id=f"user-{number}")
+    for number in range(100):
+        say(store, f"many {number}", user_id="flood")
+    batch = collator(store, prompts=16, max_user_share=0.25)(repeated(seeds(16), 2))
+    fresh = {text for text in texts(batch) if not text.startswith("seed")}
+    assert fresh == {"many 99", "many 98", *(f"few {number}" for number in range(5))}
+
+
+def test_few_users_share_the_places_for_fresh_prompts(store):
+    collate = collator(store, prompts=8, max_user_share=0.25)
+    for number in range(6):
+        say(store, f"alone {number}")
+    assert sum(text.startswith("alone") for text in texts(collate(repeated(seeds(8), 2)))) == 2 * 4
+    for number in range(6):
+        say(store, f"bob {number}", user_id="bob" if number else "ann")
+    batch = collate(repeated(seeds(8), 2))
+    assert {text for text in texts(batch) if not text.startswith("seed")} == {"bob 5", "bob 4", "bob 0"}
+
+
+def test_every_row_of_an_imported_dataset_asks_for_itself(store):
+    import_dataset(
+        store, Dataset.from_list([{"prompt": f"p{number}", "chosen": "a", "rejected": "b"} for number in range(9)])
+    )
+    batch = collator(store, prompts=8, max_user_share=0.25)(repeated(seeds(8), 2))
+    assert sum(text.startswith("p") for text in texts(batch)) == 2 * 4
 
 
 def test_two_ranks_see_one_generation_batch(store):

@@ -21,4 +21,5 @@ from .pairs import pairs_from_feedback as pairs_from_feedback
 from .pairs import rankings_from_feedback as rankings_from_feedback
 from .regeneration import REGENERATED_WEIGHT as REGENERATED_WEIGHT
 from .rows import standing_feedback as standing_feedback
+from .rows import voice_of as voice_of
 from .shares import cap_user_shares as cap_user_shares

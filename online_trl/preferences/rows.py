@@ -111,7 +111,7 @@ def _origin(rows: Sequence[Feedback], answers: Sequence[Interaction]) -> dict[st
     return {
         "feedback_ids": tuple(row.feedback_id for row in rows),
         "interaction_ids": tuple(dict.fromkeys(answer.interaction_id for answer in answers)),
-        "voice": _voice(rows[-1].user_id if rows else answers[0].user_id, answers[0]),
+        "voice": voice_of(rows[-1].user_id if rows else answers[0].user_id, answers[0]),
         "session_ids": _distinct(answer.session_id for answer in answers),
         "user_ids": _distinct([row.user_id for row in rows] + [answer.user_id for answer in answers]),
         "policy_versions": _distinct(answer.policy_version for answer in answers),
@@ -120,8 +120,9 @@ def _origin(rows: Sequence[Feedback], answers: Sequence[Interaction]) -> dict[st
     }
 
 
-def _voice(speaker: str, answer: Interaction) -> str:
-    # A dataset does not say who judged: each of its rows, which is a session, speaks for itself.
+def voice_of(speaker: str, answer: Interaction) -> str:
+    """Returns whose word something is that a user said or asked; see [`~types.PreferencePair`]."""
+    # A dataset does not say who spoke: each of its rows, which is a session, speaks for itself.
     is_imported = answer.policy_version == IMPORT_VERSION and answer.user_id == speaker
     return answer.session_id if is_imported else speaker
 
