@@ -28,6 +28,12 @@ class ClosedInterval(Query):
         return self
 
 
+class AdmittedInterval(ClosedInterval):
+    """The interval of which feedback is sent, as far as it counts at a position."""
+
+    at: Seq | None = Field(None, description="the position, `upto` or later; by default `upto`")
+
+
 class Page(ClosedInterval):
     """The first rows of an interval."""
 

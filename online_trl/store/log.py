@@ -243,9 +243,9 @@ class FeedbackStore:
         seq = schema.feedback.c.seq
         return self._read(Feedback, interval(select_records(Feedback), seq, after, upto).order_by(seq).limit(limit))
 
-    def admitted_feedback(self, *, after: int = 0, upto: int | None = None) -> list[Feedback]:
+    def admitted_feedback(self, *, after: int = 0, upto: int | None = None, at: int | None = None) -> list[Feedback]:
         """
-        Returns the feedback rows of the interval `(after, upto]` that counted at its end, in the order of the log.
+        Returns the feedback rows of the interval `(after, upto]` that counted at a position, in the order of the log.
 
         Rows in quarantine are not among them; a released one counts from its release on, whose `seq` it has here. A
         row that supersedes one which waits names here what that was to replace.
@@ -255,9 +255,11 @@ class FeedbackStore:
                 `seq` after which to read.
             upto (`int`, *optional*):
                 Last `seq` to read. Defaults to the end of the log.
+            at (`int`, *optional*):
+                The position, `upto` or later. Defaults to `upto`.
         """
         with self._database.reading() as connection:
-            return admitted_feedback(connection, after=after, upto=upto)
+            return admitted_feedback(connection, after=after, upto=upto, at=at)
 
     def quarantined(self, *, after: int = 0, limit: int | None = None) -> list[QuarantinedFeedback]:
         """

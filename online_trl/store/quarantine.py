@@ -181,13 +181,16 @@ def select_admitted(upto: Bound | None = None) -> sa.Select[Any]:
     )
 
 
-def admitted_feedback(connection: sa.Connection, *, after: int, upto: int | None) -> list[Feedback]:
-    """Returns the feedback of an interval that counted at its end."""
+def admitted_feedback(connection: sa.Connection, *, after: int, upto: int | None, at: int | None) -> list[Feedback]:
+    """Returns the feedback of an interval that counted at a position, by default at the interval's end."""
+    at = upto if at is None else at
     written = interval(sa.select(_rows.seq), _rows.seq, after, upto)
     released = interval(sa.select(_released.feedback_seq), _released.seq, after, upto)
     members = sa.union(written, released).cte("members")
-    query = select_admitted(upto).join(members, members.c.seq == _rows.seq).order_by("seq")
-    return read_admitted(connection, connection.execute(query), upto=upto)
+    query = select_admitted(at).join(members, members.c.seq == _rows.seq).order_by("seq")
+    # What was written in the interval and released after it counts from there.
+    query = interval(query, query.selected_columns["seq"], after, upto)
+    return read_admitted(connection, connection.execute(query), upto=at)
 
 
 def read_admitted(connection: sa.Connection, admitted: Iterable[sa.Row[Any]], *, upto: int | None) -> list[Feedback]:

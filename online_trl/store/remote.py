@@ -145,10 +145,12 @@ class RemoteStore:
         """Returns the feedback rows of an interval, see [`FeedbackStore.feedback`]."""
         return self._pages(Feedback, "feedback", after=after, upto=upto, limit=limit)
 
-    def admitted_feedback(self, *, after: int = 0, upto: int | None = None) -> list[Feedback]:
+    def admitted_feedback(self, *, after: int = 0, upto: int | None = None, at: int | None = None) -> list[Feedback]:
         """Returns the feedback of an interval that counts, see [`FeedbackStore.admitted_feedback`]."""
         end = self.latest_seq() if upto is None else upto
-        spans = [{"after": start, "upto": min(start + _SPAN, end)} for start in range(after, end, _SPAN)]
+        at = end if at is None else at
+        starts = range(after, end, _SPAN)
+        spans = [{"after": start, "upto": min(start + _SPAN, end), "at": at} for start in starts]
         return [row for span in spans for row in self._rows(Feedback, "admitted-feedback", params=span)]
 
     def tombstones(self, *, after: int = 0, upto: int | None = None) -> list[Tombstone]:

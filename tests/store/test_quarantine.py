@@ -236,6 +236,22 @@ def test_what_supersedes_a_waiting_row_supersedes_what_that_was_to_replace(store
     assert standing_feedback(store.admitted_feedback()) == []
 
 
+def test_the_parts_of_an_interval_are_read_as_they_count_at_one_position(store):
+    name = answer(store)
+    first = store.add_feedback(statement("binary", name, True))
+    (waiting,) = say(store, [statement("binary", name, False, supersedes=first.feedback_id)], AT_ONCE)
+    last = store.add_feedback(statement("binary", name, True, supersedes=waiting.feedback_id))
+    before = store.latest_seq()
+    store.release([waiting.feedback_id])
+    end = store.latest_seq()
+    parts = [row for seq in range(end) for row in store.admitted_feedback(after=seq, upto=seq + 1, at=end)]
+    assert parts == store.admitted_feedback() == store.admitted_feedback(upto=end)
+    assert standing_feedback(parts) == [last]
+    at_its_time = store.admitted_feedback(after=waiting.seq, upto=last.seq)
+    assert at_its_time == store.admitted_feedback(after=waiting.seq, upto=last.seq, at=before)
+    assert [row.supersedes for row in at_its_time] == [first.feedback_id]
+
+
 def test_an_amendment_of_a_waiting_row_counts_alone(store):
     name = answer(store)
     first = store.add_feedback(statement("binary", name, True))

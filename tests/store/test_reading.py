@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from feedback import add_comparisons
-from online_trl.preferences import read_preferences
+from online_trl.preferences import read_preferences, standing_feedback
 from online_trl.store import FeedbackStore, LogReader, RemoteStore, Screening, remote
 from online_trl.types import Feedback, FeedbackKind, Interaction, Purpose
 from served_log import make_app, served
@@ -222,6 +222,33 @@ def test_preferences_read_through_a_server_are_the_same_to_the_byte(store, monke
         through_server = read_preferences(store.reader, after=after, upto=upto)
         assert through_server == direct
         assert as_bytes(through_server) == as_bytes(direct)
+
+
+def test_what_was_superseded_later_is_superseded_however_the_log_is_read(store, monkeypatch):
+    monkeypatch.setattr(remote, "_SPAN", 1)
+    answer = Interaction(
+        prompt=[{"role": "user", "content": "Where is my parcel?"}],
+        completion=[{"role": "assistant", "content": "Lost."}],
+        policy_version="policy-0001",
+        session_id="session",
+        user_id="ada",
+    )
+    store.add_interaction(answer)
+    said: list[Feedback] = []
+    at_once = Screening(burst_rows=1, burst_seconds=60, near_duplicates=0, near_duplicate_seconds=60)
+    for screening in (None, at_once, None):
+        supersedes = said[-1].feedback_id if said else None
+        row = Feedback(
+            kind=FeedbackKind.BINARY,
+            interaction_ids=[answer.interaction_id],
+            value=True,
+            user_id="ada",
+            supersedes=supersedes,
+        )
+        said += store.submit_feedback([row], screening=screening).result()
+    store.release([said[1].feedback_id])
+    assert [row.feedback_id for row in standing_feedback(store.admitted_feedback())] == [said[2].feedback_id]
+    assert store.admitted_feedback() == store.store.admitted_feedback()
 
 
 @pytest.mark.parametrize("rows", [9, 1000])

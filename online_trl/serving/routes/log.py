@@ -15,6 +15,7 @@ from ...types import Feedback, Interaction, Scope, Tombstone
 from ..access import requires
 from ..errors import error_responses
 from ..log_schemas import (
+    AdmittedInterval,
     ClosedInterval,
     Ids,
     InteractionIds,
@@ -88,8 +89,8 @@ def _add_intervals(router: APIRouter, service: Service) -> None:
         return RowStream(service.store.feedback(**dict(query)), request)
 
     @router.get("/admitted-feedback", **_rows(Feedback))
-    def read_admitted_feedback(query: Annotated[ClosedInterval, Query()], request: Request) -> Response:
-        """Sends the feedback of an interval that counted at its end: without what is in quarantine."""
+    def read_admitted_feedback(query: Annotated[AdmittedInterval, Query()], request: Request) -> Response:
+        """Sends the feedback of an interval that counted at a position: without what is in quarantine."""
         return RowStream(service.store.admitted_feedback(**dict(query)), request)
 
     @router.get("/tombstones", **_rows(Tombstone))
