@@ -8,7 +8,6 @@ before them in the group have added.
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 
 from ..migrations import schema
-from ..types import Feedback, Interaction
+from ..types import Feedback, Interaction, utcnow
 from .erasure import check_not_erased, erased_among, marks_of
 from .errors import StoreError
 from .rows import (
@@ -178,7 +177,8 @@ def _strays(rows: Sequence[Feedback], stored: Mapping[str, Feedback]) -> list[Fe
 
 
 def _insert_feedback(connection: sa.Connection, rows: Sequence[Feedback]) -> None:
-    insert_rows(connection, schema.feedback, [feedback_values(row) for row in rows])
+    now = utcnow()
+    insert_rows(connection, schema.feedback, [feedback_values(row, now) for row in rows])
     insert_rows(connection, schema.feedback_interactions, [link for row in rows for link in interaction_links(row)])
 
 
@@ -199,13 +199,13 @@ class _Numbering(Generic[Record]):
         self._check: Callable[[Sequence[Record], Sequence[Record], Sequence[Record]], None] = check
 
     def add(self, records: Sequence[Record]) -> list[Record] | StoreError:
-        found = ChainMap[str, Record]({}, self._stored)
         try:
-            rows, fresh = number_rows(records, self._key, found, self.end)
+            rows, named = number_rows(records, self._key, self._stored, self.end)
+            fresh = list(named.values())
             self._check(records, rows, fresh)
         except StoreError as error:
             return error
-        self._stored.update(found.maps[0])
+        self._stored.update(named)
         self.fresh += fresh
         self.end += len(fresh)
         return rows

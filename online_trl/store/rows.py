@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import fields, replace
-from datetime import timezone
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime, timezone
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from ..migrations import schema
-from ..types import Feedback, Interaction, Message, utcnow
+from ..types import Feedback, Interaction, Message
 from .errors import (
     ForeignFeedbackError,
     IdempotencyConflictError,
@@ -46,7 +47,6 @@ _JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False, sort_keys=True)
 
 # Statements that every write needs are built once.
 _MOVE_POSITION = sa.update(schema.log_position).values(seq=sa.bindparam("end"))
-_INSERT = {table: sa.insert(table) for table in schema.metadata.tables.values()}
 
 
 def prompt_key(prompt: Sequence[Message]) -> str:
@@ -153,22 +153,27 @@ def move_position(connection: sa.Connection, seq: int) -> None:
 
 
 def number_rows(
-    records: Sequence[Record], key: str, stored: MutableMapping[str, Record], end: int
-) -> tuple[list[Record], list[Record]]:
-    """Returns the row of every record, and among them the new ones, numbered from `end` on and put into `stored`."""
+    records: Sequence[Record], key: str, stored: Mapping[str, Record], end: int
+) -> tuple[list[Record], dict[str, Record]]:
+    """Returns the row of every record, and among them by key the new ones, numbered from `end` on."""
     rows: list[Record] = []
-    fresh: list[Record] = []
+    fresh: dict[str, Record] = {}
     for record in records:
         name = getattr(record, key)
-        row = stored.get(name)
+        row = stored.get(name) or fresh.get(name)
         if row is None:
-            created = record.created_at.astimezone(timezone.utc)
-            row = stored[name] = replace(record, seq=end + len(fresh) + 1, created_at=created)
-            fresh.append(row)
+            row = fresh[name] = _numbered(record, end + len(fresh) + 1)
         elif record_contents(row) != record_contents(record):
             raise IdempotencyConflictError(f"`{key}` {name!r} is already in the log with other contents")
         rows.append(row)
     return rows, fresh
+
+
+def _numbered(record: Record, seq: int) -> Record:
+    values = record_values(record)
+    values["seq"] = seq
+    values["created_at"] = record.created_at.astimezone(timezone.utc)
+    return type(record)(**values)
 
 
 def storable(records: Sequence[Record]) -> Sequence[Record]:
@@ -207,9 +212,9 @@ def interaction_values(row: Interaction) -> dict[str, Any]:
     }
 
 
-def feedback_values(row: Feedback) -> dict[str, Any]:
+def feedback_values(row: Feedback, received_at: datetime) -> dict[str, Any]:
     """Returns the columns of a feedback row: its fields, when it came in, and what others that say so are known by."""
-    return record_values(row) | {"received_at": utcnow(), "statement_key": statement_key(row)}
+    return record_values(row) | {"received_at": received_at, "statement_key": statement_key(row)}
 
 
 def record_values(record: Interaction | Feedback) -> dict[str, Any]:
@@ -230,9 +235,40 @@ def interaction_links(row: Feedback) -> list[dict[str, Any]]:
     return [{"feedback_seq": row.seq, "interaction_id": name} for name in dict.fromkeys(row.interaction_ids)]
 
 
-def insert_rows(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+def insert_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Inserts rows that have the same columns."""
     if rows:
-        connection.execute(_INSERT[table], rows)
+        _insert(table, tuple(rows[0]), connection.dialect).run(connection, rows)
+
+
+class _Insert:
+    """
+    The insertion of many rows, made ready for the driver.
+
+    SQLAlchemy looks up every value of every row by its name, which takes longer than to write it. Here the values are
+    taken by column.
+    """
+
+    def __init__(self, table: sa.Table, names: tuple[str, ...], dialect: sa.Dialect) -> None:
+        columns = [column for column in table.columns if column.name in names]
+        self._text = str(sa.insert(table).compile(dialect=dialect, column_keys=names))
+        self._names = [column.name for column in columns]
+        self._encoders = [column.type.dialect_impl(dialect).bind_processor(dialect) for column in columns]
+        self._is_positional = dialect.positional
+
+    def run(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        columns = [
+            [row[name] for row in rows] if encode is None else [encode(row[name]) for row in rows]
+            for name, encode in zip(self._names, self._encoders, strict=True)
+        ]
+        values = zip(*columns, strict=True)
+        if self._is_positional:
+            connection.exec_driver_sql(self._text, list(values))
+        else:
+            connection.exec_driver_sql(self._text, [dict(zip(self._names, row, strict=True)) for row in values])
+
+
+_insert = lru_cache(maxsize=64)(_Insert)
 
 
 _INTERACTION_IDS = Lookup(sa.select(schema.interactions.c.interaction_id), schema.interactions.c.interaction_id)
@@ -245,9 +281,8 @@ def known_interactions(connection: sa.Connection, feedback: Sequence[Feedback]) 
 
 
 def check_interactions(feedback: Sequence[Feedback], known: set[str], erased: set[str]) -> None:
-    named = [name for row in feedback for name in row.interaction_ids]
-    if unknown := dict.fromkeys(name for name in named if name not in known):
-        raise UnknownInteractionError(unknown, erased)
+    if unknown := [name for row in feedback for name in row.interaction_ids if name not in known]:
+        raise UnknownInteractionError(dict.fromkeys(unknown), erased)
 
 
 _AUTHORS = Lookup(sa.select(schema.feedback.c.feedback_id, schema.feedback.c.user_id), schema.feedback.c.feedback_id)
@@ -270,14 +305,14 @@ def check_names(
 
 def check_feedback_ids(feedback: Sequence[Feedback], authors: dict[str, str]) -> None:
     """Checks the ids of new rows against the user of each known one, and adds theirs if all are right."""
-    known = ChainMap({}, authors)
+    added: dict[str, str] = {}
     for row in feedback:
-        if row.feedback_id in known:
+        if row.feedback_id in authors or row.feedback_id in added:
             raise IdempotencyConflictError(f"`feedback_id` {row.feedback_id!r} is already in the log with another key")
         if row.supersedes is not None:
-            _check_superseded(row.supersedes, row.user_id, known)
-        known[row.feedback_id] = row.user_id
-    authors.update(known.maps[0])
+            _check_superseded(row.supersedes, row.user_id, ChainMap(added, authors))
+        added[row.feedback_id] = row.user_id
+    authors.update(added)
 
 
 def _check_superseded(feedback_id: str, user_id: str, authors: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ import unicodedata
 from ..types import Feedback, FeedbackKind
 
 _WORDS_OF_ONES_OWN = 5
+_JSON = json.JSONEncoder(sort_keys=True)
 
 
 def statement_key(row: Feedback) -> str:
@@ -26,8 +27,8 @@ def statement_key(row: Feedback) -> str:
     statement: object = [row.user_id, row.kind.value, row.interaction_ids, value, words]
     if len(words) >= _WORDS_OF_ONES_OWN:
         statement = words
-    return hashlib.sha256(json.dumps(statement, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(_JSON.encode(statement).encode()).hexdigest()
 
 
 def _words(text: str | None) -> list[str]:
-    return re.findall(r"\w+", unicodedata.normalize("NFKC", text or "").casefold())
+    return re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()) if text else []

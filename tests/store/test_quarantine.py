@@ -73,7 +73,7 @@ def test_rows_of_long_ago_are_no_burst_but_quarantined_ones_count(store, monkeyp
     said = []
     for seconds in (0, 10, 20, 30, 40, 65, 130):
         now = start + timedelta(seconds=seconds)
-        for module in ("online_trl.store.rows.utcnow", "online_trl.store.quarantine.utcnow"):
+        for module in ("online_trl.store.group.utcnow", "online_trl.store.quarantine.utcnow"):
             monkeypatch.setattr(module, lambda now=now: now)
         said += say(store, [statement("binary", answer(store), True)], BURSTS)
     # Of the last minute before the sixth, two rows were let through and two were not.
@@ -84,7 +84,7 @@ def test_a_clock_that_goes_backwards_makes_no_burst(store, monkeypatch):
     ids = [answer(store, f"question {number}") for number in range(5)]
     say(store, (statement("binary", name, True) for name in ids[:3]), BURSTS)
     earlier = utcnow() - timedelta(hours=1)
-    for module in ("online_trl.store.rows.utcnow", "online_trl.store.quarantine.utcnow"):
+    for module in ("online_trl.store.group.utcnow", "online_trl.store.quarantine.utcnow"):
         monkeypatch.setattr(module, lambda: earlier)
     say(store, [statement("binary", ids[3], True)], BURSTS)
     assert held(store) == []
@@ -299,6 +299,5 @@ def test_nearly_the_same_is_told_by_words_alone():
     assert key("It will arrive at your door") != key("It will arrive at my door")
     assert key("At the door.") == key("at the door")
     assert key("At the door.") != key("At the door.", user_id="bob")
-    assert rows.feedback_values(statement("binary", "a", True))["statement_key"] == statement_key(
-        statement("binary", "a", True)
-    )
+    row = statement("binary", "a", True)
+    assert rows.feedback_values(row, utcnow())["statement_key"] == statement_key(row)
