@@ -148,13 +148,15 @@ class Comparisons:
         return _Look(RANDOM, 2) if drawn < self._share else None
 
     async def _generate(self, request: ChatRequest, look: _Look) -> Piece | None:
-        """Returns the reply with all candidates; `None` if the engine gives none, as one does that takes no `n`."""
+        """Returns the reply with the candidates; `None` if the engine refuses to give several."""
         try:
             async with aclosing(self._engine.answer(request)) as pieces:
                 reply = await anext(pieces)
         except EngineError as error:
             self._fail(look, f"no {look.candidates} answers at once to compare: {error}")
             return None
+        if len({stretch.index for stretch in reply.stretches}) < 2:
+            self._fail(look, f"no {look.candidates} answers at once to compare: the engine takes no heed of `n`")
         return reply if reply.stretches else None
 
     async def _choice(

@@ -381,6 +381,7 @@ def test_candidates_of_an_upstream_server_are_compared(upstream: tuple[SmallApp,
 
 
 def test_upstream_server_that_gives_one_answer_is_passed_on(upstream: tuple[SmallApp, Script]):
+    # As `transformers serve` does.
     app, script = upstream
     one = UPSTREAM_REPLY | {"choices": UPSTREAM_REPLY["choices"][:1]}
     script.says(json.dumps(one).encode())
@@ -388,6 +389,8 @@ def test_upstream_server_that_gives_one_answer_is_passed_on(upstream: tuple[Smal
     assert "X-Comparison" not in reply.headers
     assert reply.json() == one
     assert len(script.requests) == len(app.store.interactions()) == 1
+    found = samples(app.request("GET", "/metrics").text)
+    assert found["online_trl_comparisons_total", "failed", "random"] == 1
 
 
 def test_upstream_server_that_refuses_several_answers_is_asked_for_one(upstream: tuple[SmallApp, Script]):
