@@ -57,6 +57,7 @@ class OnlineTrainerMixin:
     args: Any
     state: Any
     data_collator: Any
+    reward_func_names: list[str]
     _step: int
 
     def __init__(
@@ -87,6 +88,7 @@ class OnlineTrainerMixin:
             **kwargs,
         )
         self.reward_sources = sources
+        self.reward_func_names = sources.names(self.reward_func_names)
         self.live_reward = live
         self.online_collator = self._make_collator(store) if store is not None else None
         self.refresh_callback: RefreshCallback | None = None
@@ -173,7 +175,12 @@ class OnlineTrainerMixin:
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         # TRL has gathered the rewards of all ranks here, so that each of them settles the same ones.
         rewards_per_func = super()._calculate_rewards(*args, **kwargs)  # type: ignore[misc]
-        return self.reward_sources.settle(rewards_per_func, learn=self.model.training)  # type: ignore[attr-defined]
+        learn = self.model.training  # type: ignore[attr-defined]
+        settled, raw_means = self.reward_sources.settle(rewards_per_func, learn=learn)
+        for index, mean in raw_means.items():
+            name = f"rewards/{self.reward_func_names[index]}/raw_mean"
+            self._metrics["train" if learn else "eval"][name].append(mean)  # type: ignore[attr-defined]
+        return settled
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Before the files of transformers, the last of which then says that the checkpoint is complete.

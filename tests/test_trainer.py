@@ -147,13 +147,14 @@ def test_a_reward_model_is_loaded_by_trl_and_its_scale_comes_back_from_a_checkpo
     folder = str(tmp_path / "model")
     AutoModelForSequenceClassification.from_pretrained(tiny_policy, num_labels=1).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_policy).save_pretrained(folder)
-    rewards = [RewardSource(reward=folder, normalise="running")]
+    rewards = [RewardSource(reward=folder, name="quality", normalise="running")]
     saving = {"save_strategy": "steps", "save_steps": 2}
     trainer = make("grpo", tiny_policy, tmp_path / "out", rewards, prompts, max_steps=2, **saving)
     trainer.train()
-    assert logged(trainer, "rewards/model/mean")[0] == pytest.approx(0.0, abs=1e-5)
+    assert logged(trainer, "rewards/quality/mean")[0] == pytest.approx(0.0, abs=1e-5)
     (before,) = trainer.reward_sources.state_dict()
     assert before["count"] == 16
+    assert before["mean"] == pytest.approx(sum(logged(trainer, "rewards/quality/raw_mean")) / 2)
 
     again = make("grpo", tiny_policy, tmp_path / "out", rewards, prompts, max_steps=3)
     again.train(resume_from_checkpoint=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import torch
 from transformers import AutoConfig
 
 from ..config import ConfigError, check_choice
-from .functions import OnFailure, guard_reward_function, name_of
+from .functions import DROPPED, OnFailure, guard_reward_function, name_of
 from .normalisation import Moments
 from .scorer import LiveReward
 
@@ -29,7 +30,7 @@ class RewardSource:
             A reward function in TRL's signature, such as a [`~online_trl.rewards.judge.Judge`], or a reward model or
             its folder or hub id, which TRL loads.
         name (`str`, *optional*):
-            What a function is called in the logs. Defaults to its own name.
+            What it is called in the logs. Defaults to its own name.
         normalise (`str`, *optional*, defaults to `"none"`):
             `"batch"` brings the rewards of each generation batch to mean 0 and standard deviation 1 over all ranks,
             `"running"` all rewards since training began. Where a source does not apply, it then counts as its mean.
@@ -111,7 +112,12 @@ class RewardSources:
             for source in self._sources
         ]
 
-    def settle(self, rewards: torch.Tensor, *, learn: bool) -> torch.Tensor:
+    def names(self, given: Sequence[str]) -> list[str]:
+        """Returns what the sources are called in the logs, where `given` is what TRL would call them and its own."""
+        own = [source.name or name for source, name in zip(self._sources, given, strict=False)]
+        return [*own, *given[len(own) :]]
+
+    def settle(self, rewards: torch.Tensor, *, learn: bool) -> tuple[torch.Tensor, dict[int, float]]:
         """
         Leaves out the sources that have failed on some rank, and normalises the others.
 
@@ -122,18 +128,20 @@ class RewardSources:
                 Whether the running moments take these rewards in.
 
         Returns:
-            `torch.Tensor` of shape `(N, sources)`.
+            `tuple[torch.Tensor, dict[int, float]]`: The rewards, of the same shape, and the mean that each normalised
+            source had before, by its place.
         """
-        settled = rewards.clone()
+        settled, means = rewards.clone(), {}
         for index, source in enumerate(self._sources):
             column = settled[:, index]
             # A group of completions may lie on several ranks: its members must be paid for by the same sources.
-            if column.isinf().any():
-                column = torch.full_like(column, torch.nan)
-            if source.normalise != "none":
-                column = self._normalised(index, source, column, learn)
-            settled[:, index] = column
-        return settled
+            if source.on_failure == "drop" and (column == DROPPED).any():
+                column.fill_(torch.nan)
+            batch = Moments.of(column)
+            if source.normalise != "none" and batch.count:
+                means[index] = batch.mean
+                column.copy_(self._scale(index, batch, learn).standardise(column))
+        return settled, means
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Returns the running moments, to go into a checkpoint."""
@@ -146,13 +154,13 @@ class RewardSources:
             if saved["source"] == source.label:
                 self._moments[index] = Moments(saved["count"], saved["mean"], saved["squares"])
 
-    def _normalised(self, index: int, source: RewardSource, column: torch.Tensor, learn: bool) -> torch.Tensor:
-        batch = Moments.of(column)
-        if source.normalise == "batch":
-            return batch.standardise(column)
+    def _scale(self, index: int, batch: Moments, learn: bool) -> Moments:
+        """What rewards are standardised by: the moments of their batch, or those of all so far."""
+        if self._sources[index].normalise == "batch":
+            return batch
         if learn:
             self._moments[index] = self._moments[index].merged(batch)
-        return self._moments[index].standardise(column)
+        return self._moments[index]
 
 
 def check_reward_model(path: str) -> None:

@@ -25,6 +25,12 @@ def test_functions_are_guarded_by_their_name_and_models_left_to_trl(tmp_path):
     assert [reward.__name__ for reward in rewards[1:3]] == ["length", "size"]
     assert rewards[2](prompts=["a"], completions=["bb"]) == [2.0]
     assert sources.live is live
+    given = ["live_reward", "length", "size", "name", "identity", "Arena"]
+    assert sources.names(given) == given
+    assert RewardSources(RewardSource(reward="owner/name", name="quality")).names(["name", "Arena"]) == [
+        "quality",
+        "Arena",
+    ]
 
 
 def test_one_reward_needs_no_list():
@@ -36,10 +42,16 @@ def test_one_reward_needs_no_list():
 def test_a_source_that_failed_on_one_rank_is_left_out_on_all():
     sources = RewardSources([length, RewardSource(reward=length, on_failure="drop", normalise="running")])
     rewards = torch.tensor([[1.0, DROPPED], [2.0, DROPPED], [3.0, 0.5], [NAN, 0.7]])
-    settled = sources.settle(rewards, learn=True)
+    settled, means = sources.settle(rewards, learn=True)
     assert settled[:, 0].tolist() == pytest.approx([1.0, 2.0, 3.0, NAN], nan_ok=True)
     assert settled[:, 1].isnan().all()
+    assert means == {}
     assert sources.state_dict()[1]["count"] == 0
+
+
+def test_an_infinite_reward_of_what_is_never_dropped_is_not_hidden():
+    settled, _ = RewardSources("owner/name").settle(torch.tensor([[math.inf], [1.0]]), learn=True)
+    assert settled.tolist() == [[math.inf], [1.0]]
 
 
 def test_each_source_is_normalised_as_configured():
@@ -47,10 +59,11 @@ def test_each_source_is_normalised_as_configured():
         [length, RewardSource(reward=length, normalise="batch"), RewardSource(reward=length, normalise="running")]
     )
     half = 1 / math.sqrt(2)
-    first = sources.settle(torch.tensor([[1.0], [3.0]]).repeat(1, 3), learn=True)
+    first, means = sources.settle(torch.tensor([[1.0], [3.0]]).repeat(1, 3), learn=True)
     assert first.tolist() == [[1.0, pytest.approx(-half), pytest.approx(-half)], [3.0] + [pytest.approx(half)] * 2]
+    assert means == {1: 2.0, 2: 2.0}
     # Of 1, 3, 5 and 7, the mean is 4 and the squared distances 9 + 1 + 1 + 9.
-    second = sources.settle(torch.tensor([[5.0], [7.0]]).repeat(1, 3), learn=True)
+    second, _ = sources.settle(torch.tensor([[5.0], [7.0]]).repeat(1, 3), learn=True)
     assert second[:, 1].tolist() == pytest.approx([-half, half])
     assert second[:, 2].tolist() == pytest.approx([1 / math.sqrt(20 / 3), 3 / math.sqrt(20 / 3)])
 
@@ -59,13 +72,15 @@ def test_evaluation_is_normalised_by_what_training_has_seen_and_teaches_nothing(
     sources = RewardSources(RewardSource(reward=length, normalise="running"))
     sources.settle(torch.tensor([[1.0], [3.0]]), learn=True)
     for _ in range(2):
-        settled = sources.settle(torch.tensor([[2.0], [100.0]]), learn=False)
+        settled, _ = sources.settle(torch.tensor([[2.0], [100.0]]), learn=False)
         assert settled[:, 0].tolist() == pytest.approx([0.0, 98 / math.sqrt(2)])
 
 
 def test_columns_of_rewards_that_trl_adds_itself_are_kept():
     sources = RewardSources(RewardSource(reward=length, normalise="batch"))
-    assert sources.settle(torch.tensor([[1.0, 4.0], [3.0, 5.0]]), learn=True)[:, 1].tolist() == [4.0, 5.0]
+    settled, _ = sources.settle(torch.tensor([[1.0, 4.0], [3.0, 5.0]]), learn=True)
+    assert settled[:, 1].tolist() == [4.0, 5.0]
+    assert sources.names(["length", "Arena"]) == ["length", "Arena"]
 
 
 def test_running_moments_come_back_for_the_source_that_had_them():
