@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import random
 import subprocess
 import sys
@@ -290,6 +291,18 @@ def test_a_new_verdict_is_paired_with_one_from_before_the_interval(log):
     up = log.say("binary", [log.answer("good")], True)
     (pair,) = log.read(after=cursor).pairs
     assert (texts([pair]), pair.seq) == ([("good", "bad")], up.seq)
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_reading_leaves_the_garbage_collector_as_it_was(log, is_enabled):
+    log.answer("a")
+    was_enabled = gc.isenabled()
+    try:
+        (gc.enable if is_enabled else gc.disable)()
+        log.read()
+        assert gc.isenabled() is is_enabled
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
 
 
 @pytest.mark.parametrize(("after", "upto"), [(0, 2), (1, 0), (-1, 1)])
