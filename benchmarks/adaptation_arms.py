@@ -76,6 +76,15 @@ class PlainRefresher:
     def remember(self, batch: PreferenceBatch) -> None:
         self.pairs.extend(batch.pairs)
 
+    def watch(self, batch: PreferenceBatch) -> bool:
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
     def refresh(self, batch: PreferenceBatch) -> int:
         """Trains anew and returns on how many pairs."""
         self.remember(batch)

@@ -22,60 +22,155 @@ class ConfigError(ValueError):
     """A setting is wrong; the message names it, the value, and what would be accepted."""
 
 
+INLINE, FOLLOW = "inline", "follow"
+
+
 @dataclass
-class OnlineArguments:
+class RefreshArguments:
     """
-    Fields that [`OnlineGRPOConfig`] and [`OnlinePPOConfig`] add to TRL's `GRPOConfig`.
+    How the live reward model is refreshed, in the trainer or by `recipes/reward_refresh.py`.
+
+    Args:
+        refresh_rows (`int`, *optional*, defaults to `0`):
+            Refresh as soon as so many new rows (answers and feedback) are in the log. `0` turns the trigger off.
+        refresh_on_drift (`bool`, *optional*, defaults to `True`):
+            Refresh as soon as the live version does significantly worse on new feedback than it did: people have
+            changed.
+        refresh_min_statements (`int`, *optional*, defaults to `16`):
+            A refresh that is due waits until so many new statements to train on have been collected.
+        refresh_start (`str`, *optional*, defaults to `"live"`):
+            What a refresh starts from: `live`, the version in service, trained on what is new and a sample of what is
+            old; or `initial`, the initial model, trained on all that is remembered. A version that has collapsed is
+            made anew from the initial model in either case.
+        refresh_replay (`float`, *optional*, defaults to `1.0`):
+            Old statements mixed into a refresh that starts from the live version, drawn uniformly from all that is
+            remembered, as a multiple of the fresh ones.
+        refresh_half_life (`float`, *optional*, defaults to `0.0`):
+            Age at which a statement counts half. `0` lets all count in full.
+        refresh_drift_half_life (`float`, *optional*, defaults to `200.0`):
+            The same for what was said before a change of what people want, counted back from the change. `0` lets it
+            count as before.
+        refresh_drift_reinit_head (`bool`, *optional*, defaults to `False`):
+            Whether the first refresh after such a change starts from a new random head.
+        refresh_age_unit (`str`, *optional*, defaults to `"rows"`):
+            What both are counted in: `rows` of the log, or `hours`.
+        refresh_heldout_fraction (`float`, *optional*, defaults to `0.2`):
+            Share of the conversations that are never trained on but decide whether a refreshed reward model goes into
+            service.
+        refresh_anchors (`int`, *optional*, defaults to `64`):
+            Answers that the scale of the scores is fixed on.
+        refresh_anchor_life (`int`, *optional*, defaults to `50`):
+            Versions after which they are drawn anew, without moving the scale. `0` keeps them.
+        max_user_share (`float`, *optional*, defaults to `0.2`):
+            Largest share of the weight of a batch of preferences that one user may carry; the weights of whoever has
+            more are scaled down. `1` turns the bound off.
+    """
+
+    refresh_rows: int = field(
+        default=0,
+        metadata={"help": "Refresh the live reward model after so many new rows in the log; 0: never by rows."},
+    )
+    refresh_on_drift: bool = field(
+        default=True, metadata={"help": "Refresh when the live version does worse on new feedback than it did."}
+    )
+    refresh_min_statements: int = field(
+        default=16, metadata={"help": "A refresh that is due waits for so many new statements."}
+    )
+    refresh_start: str = field(
+        default="live", metadata={"help": "What a refresh starts from: the live version, or the initial model."}
+    )
+    refresh_replay: float = field(
+        default=1.0, metadata={"help": "Old statements mixed into a refresh, as a multiple of the fresh ones."}
+    )
+    refresh_half_life: float = field(
+        default=0.0, metadata={"help": "Age at which a statement counts half; 0: all count in full."}
+    )
+    refresh_drift_half_life: float = field(
+        default=200.0, metadata={"help": "The same for what was said before people changed."}
+    )
+    refresh_drift_reinit_head: bool = field(
+        default=False, metadata={"help": "Start from a new random head after people changed."}
+    )
+    refresh_age_unit: str = field(default="rows", metadata={"help": "Whether ages are counted in rows or hours."})
+    refresh_heldout_fraction: float = field(
+        default=0.2, metadata={"help": "Share of the conversations kept for the gate of a refreshed reward model."}
+    )
+    refresh_anchors: int = field(default=64, metadata={"help": "Answers that the scale of the scores is fixed on."})
+    refresh_anchor_life: int = field(
+        default=50, metadata={"help": "Versions after which the anchors are drawn anew; 0: never."}
+    )
+    max_user_share: float = field(
+        default=0.2, metadata={"help": "Largest share of the weight of a batch of preferences that one user carries."}
+    )
+
+    def check_refresh_arguments(self) -> None:
+        """
+        Checks these fields.
+
+        Raises:
+            [`ConfigError`]: if one of them is out of bounds.
+        """
+        check_range("refresh_heldout_fraction", self.refresh_heldout_fraction, 0.0, 0.9)
+        if not 0 < self.max_user_share <= 1:
+            raise ConfigError(f"`max_user_share` is {self.max_user_share}; it must be above 0 and at most 1")
+        for name in (
+            "refresh_rows",
+            "refresh_min_statements",
+            "refresh_replay",
+            "refresh_half_life",
+            "refresh_drift_half_life",
+            "refresh_anchor_life",
+        ):
+            check_range(name, getattr(self, name), 0, None)
+        check_range("refresh_anchors", self.refresh_anchors, 2, None)
+        check_choice("refresh_start", self.refresh_start, ("live", "initial"))
+        check_choice("refresh_age_unit", self.refresh_age_unit, ("rows", "hours"))
+
+
+@dataclass
+class OnlineArguments(RefreshArguments):
+    """
+    Fields that [`OnlineGRPOConfig`] and [`OnlinePPOConfig`] add to TRL's `GRPOConfig`, beside those of
+    [`RefreshArguments`].
 
     Args:
         fresh_prompt_fraction (`float`, *optional*, defaults to `0.5`):
             Share of the prompts of a generation batch that is taken from the feedback log, newest first. When the log
             has fewer new prompts, the rest comes from `train_dataset`.
+        refresh_mode (`str`, *optional*, defaults to `"inline"`):
+            Who refreshes the live reward model: `inline`, the trainer, between two policy steps; or `follow`, a
+            process of its own, `recipes/reward_refresh.py`, whose versions the trainer takes over between two steps.
         refresh_steps (`int`, *optional*, defaults to `50`):
             Refresh the live reward model every so many policy steps. `0` turns the trigger off.
-        refresh_rows (`int`, *optional*, defaults to `0`):
-            Refresh the live reward model as soon as so many new rows (answers and feedback) are in the log. `0` turns
-            the trigger off.
-        refresh_min_pairs (`int`, *optional*, defaults to `16`):
-            A refresh that is due waits until so many new preference pairs have been collected.
-        refresh_replay (`float`, *optional*, defaults to `1.0`):
-            Old pairs mixed into a refresh, drawn uniformly from the history, as a multiple of the fresh ones.
-        refresh_heldout_fraction (`float`, *optional*, defaults to `0.2`):
-            Share of the conversations whose pairs are never trained on but decide whether a refreshed reward model
-            goes into service.
-        max_user_share (`float`, *optional*, defaults to `0.2`):
-            Largest share of the weight of a batch of preferences that one user may carry; the weights of whoever has
-            more are scaled down. `1` turns the bound off.
+        reward_pessimism (`float`, *optional*, defaults to `0.5`):
+            What the policy is paid is the mean of the reward model's heads less so many standard deviations. `0` pays
+            the mean.
         reward_config (`dict` or `str`, *optional*):
-            Keyword arguments of TRL's `RewardConfig` for each refresh, such as `{"learning_rate": 1e-4}`.
+            Keyword arguments of [`~online_trl.rewards.reward_trainer.OnlineRewardConfig`] for each refresh, such as
+            `{"learning_rate": 1e-4}`.
+        reward_lora (`dict` or `str`, *optional*):
+            Keyword arguments of PEFT's `LoraConfig`, such as `{"r": 16}`, to refresh the reward model by an adapter,
+            which is merged into the version that is published. Defaults to training all weights.
     """
 
     fresh_prompt_fraction: float = field(
         default=0.5,
         metadata={"help": "Share of the prompts of a generation batch that is taken from the feedback log."},
     )
+    refresh_mode: str = field(
+        default=INLINE, metadata={"help": "Who refreshes the reward model: inline (the trainer) or follow."}
+    )
     refresh_steps: int = field(
         default=50, metadata={"help": "Refresh the live reward model every so many policy steps; 0: never by steps."}
     )
-    refresh_rows: int = field(
-        default=0,
-        metadata={"help": "Refresh the live reward model after so many new rows in the log; 0: never by rows."},
-    )
-    refresh_min_pairs: int = field(
-        default=16, metadata={"help": "A refresh that is due waits for so many new preference pairs."}
-    )
-    refresh_replay: float = field(
-        default=1.0, metadata={"help": "Old pairs mixed into a refresh, as a multiple of the fresh ones."}
-    )
-    refresh_heldout_fraction: float = field(
-        default=0.2, metadata={"help": "Share of the conversations kept for the gate of a refreshed reward model."}
-    )
-    max_user_share: float = field(
-        default=0.2,
-        metadata={"help": "Largest share of the weight of preferences, and of the fresh prompts, of one user."},
+    reward_pessimism: float = field(
+        default=0.5, metadata={"help": "Standard deviations, over the heads, that the policy is not paid."}
     )
     reward_config: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Keyword arguments of TRL's RewardConfig for each refresh, as JSON."}
+        default=None, metadata={"help": "Keyword arguments of OnlineRewardConfig for each refresh, as JSON."}
+    )
+    reward_lora: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Keyword arguments of PEFT's LoraConfig for each refresh, as JSON."}
     )
 
     def check_online_arguments(self) -> None:
@@ -85,11 +180,10 @@ class OnlineArguments:
         Raises:
             [`ConfigError`]: if one of them is out of bounds.
         """
+        self.check_refresh_arguments()
         check_range("fresh_prompt_fraction", self.fresh_prompt_fraction, 0.0, 1.0)
-        check_range("refresh_heldout_fraction", self.refresh_heldout_fraction, 0.0, 0.9)
-        if not 0 < self.max_user_share <= 1:
-            raise ConfigError(f"`max_user_share` is {self.max_user_share}; it must be above 0 and at most 1")
-        for name in ("refresh_steps", "refresh_rows", "refresh_min_pairs", "refresh_replay"):
+        check_choice("refresh_mode", self.refresh_mode, (INLINE, FOLLOW))
+        for name in ("refresh_steps", "reward_pessimism"):
             check_range(name, getattr(self, name), 0, None)
 
 

@@ -13,7 +13,7 @@ import math
 import random
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from .preferences import PreferenceBatch, read_preferences, voice_of
@@ -26,22 +26,6 @@ Row = dict[str, Any]
 # how often, so that somebody who asks much does not hide the others.
 _CANDIDATES_PER_PROMPT = 8
 _LOOKS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """
-    How far into the log a training run has read.
-
-    Args:
-        prompts (`int`):
-            Prompts up to this `seq` have been offered to the policy.
-        feedback (`int`):
-            Feedback up to this `seq` has been handed to the reward refresh.
-    """
-
-    prompts: int = 0
-    feedback: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +44,67 @@ class Draw:
     upto: int
 
 
+class PreferenceFeed:
+    """
+    Hands fresh preference batches to the reward refresh, the same on every rank.
+
+    Args:
+        store ([`LogReader`]):
+            The feedback log: a [`FeedbackStore`], or a [`RemoteStore`] of another machine's.
+        max_user_share (`float`, *optional*, defaults to `1.0`):
+            Largest share of the weight of a batch that one user may carry, see [`~preferences.cap_user_shares`].
+        broadcast (`Callable[[Callable[[], T]], T]`, *optional*):
+            Calls its argument on the main process and returns the result on every rank. Defaults to a plain call, for
+            a single process.
+
+    Attributes:
+        cursor (`int`):
+            Feedback up to this `seq` has been used.
+    """
+
+    def __init__(
+        self,
+        store: LogReader,
+        *,
+        max_user_share: float = 1.0,
+        broadcast: Callable[[Callable[[], Any]], Any] | None = None,
+    ) -> None:
+        self.store = store
+        self.max_user_share = max_user_share
+        self.broadcast: Callable[[Callable[[], Any]], Any] = broadcast or (lambda read: read())
+        self.cursor = 0
+
+    def latest(self) -> int:
+        """Returns the `seq` that the log has reached now."""
+        upto: int = self.broadcast(self.store.latest_seq)
+        return upto
+
+    def take(self, *, upto: int, after: int | None = None) -> PreferenceBatch:
+        """
+        Reads feedback.
+
+        Args:
+            upto (`int`):
+                End of the interval, such as [`~PreferenceFeed.latest`].
+            after (`int`, *optional*):
+                Start of the interval. Defaults to the cursor: what has not been used yet.
+
+        Returns:
+            [`PreferenceBatch`]: What the interval `(after, upto]` has to teach; no user carries more than
+            `max_user_share` of the weight. Call [`~PreferenceFeed.commit`] once it is used.
+        """
+        start = self.cursor if after is None else after
+        batch: PreferenceBatch = self.broadcast(lambda: read_preferences(self.store, after=start, upto=upto))
+        return batch.with_capped_shares(self.max_user_share)
+
+    def commit(self, batch: PreferenceBatch) -> None:
+        """Moves the cursor past a batch that has been used."""
+        self.cursor = batch.upto
+
+
 class OnlineDataCollator:
     """
-    Mixes fresh prompts from the feedback log into each generation batch, and hands fresh preference batches to the
-    reward refresh.
+    Mixes fresh prompts from the feedback log into each generation batch.
 
     TRL's GRPO sampler repeats each prompt `num_generations` times, deals the generation batch out to the ranks in
     contiguous slices, and repeats it while its completions are reused. The collator replaces whole prompt groups,
@@ -71,7 +112,7 @@ class OnlineDataCollator:
 
     Args:
         store ([`LogReader`]):
-            The feedback log: a [`FeedbackStore`], or a [`RemoteStore`] of another machine's.
+            The feedback log.
         num_generations (`int`):
             Completions per prompt.
         generation_batch_size (`int`):
@@ -86,11 +127,14 @@ class OnlineDataCollator:
             Calls its argument on the main process and returns the result on every rank. Defaults to a plain call, for
             a single process.
         max_user_share (`float`, *optional*, defaults to `1.0`):
-            Largest share of the weight of a preference batch that one user may carry, see
-            [`~preferences.cap_user_shares`], and of the places for fresh prompts that one user may fill. With fewer
-            users than `1 / max_user_share` each may fill as many places as the others.
+            Largest share of the places for fresh prompts that one user may fill. With fewer users than
+            `1 / max_user_share` each may fill as many places as the others.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the choice of the prompt groups that are replaced.
+
+    Attributes:
+        cursor (`int`):
+            Prompts up to this `seq` have been offered to the policy.
     """
 
     def __init__(
@@ -115,7 +159,7 @@ class OnlineDataCollator:
         self.broadcast: Callable[[Callable[[], Any]], Any] = broadcast or (lambda read: read())
         self.max_user_share = max_user_share
         self.seed = seed
-        self.cursor = Cursor()
+        self.cursor = 0
         # A checkpoint is written while the dataloader is already a batch or two ahead of the trainer, so the recent
         # draws are kept: the one that the trainer is at is what counts.
         self._draws: deque[Draw] = deque(maxlen=64)
@@ -134,47 +178,19 @@ class OnlineDataCollator:
             for position, row in enumerate(features)
         ]
 
-    def take_preferences(self, *, upto: int, after: int | None = None) -> PreferenceBatch:
-        """
-        Reads feedback, the same rows on every rank.
+    def cursor_at(self, *, batches: int) -> int:
+        """Returns the cursor as of the trainer's own batch, for the checkpoint."""
+        return self._draw_at(batches).upto
 
-        Args:
-            upto (`int`):
-                End of the interval, such as [`~OnlineDataCollator.latest`].
-            after (`int`, *optional*):
-                Start of the interval. Defaults to the feedback cursor: what the run has not used yet.
-
-        Returns:
-            [`PreferenceBatch`]: Preference rows of the interval `(after, upto]`, in which no user carries more than
-            `max_user_share` of the weight. Call [`~OnlineDataCollator.commit`]
-            once they are used.
-        """
-        start = self.cursor.feedback if after is None else after
-        batch: PreferenceBatch = self.broadcast(lambda: read_preferences(self.store, after=start, upto=upto))
-        return batch.with_capped_shares(self.max_user_share)
-
-    def latest(self) -> int:
-        """Returns the `seq` that the log has reached now, the same on every rank."""
-        upto: int = self.broadcast(self.store.latest_seq)
-        return upto
-
-    def commit(self, batch: PreferenceBatch) -> None:
-        """Moves the feedback cursor past a batch that has been used."""
-        self.cursor = replace(self.cursor, feedback=batch.upto)
-
-    def state_dict(self, *, batches: int) -> dict[str, int]:
-        """Returns the cursors as of the trainer's own batch, for the checkpoint."""
-        return asdict(replace(self.cursor, prompts=self._draw_at(batches).upto))
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes back to the cursors of a checkpoint."""
-        self.cursor = Cursor(**state)
+    def go_to(self, cursor: int) -> None:
+        """Goes back to the cursor of a checkpoint."""
+        self.cursor = cursor
         self._draws.clear()
         self._batches = 0
 
     def _draw(self) -> Draw:
         draw: Draw = self.broadcast(self._read)
-        self.cursor = replace(self.cursor, prompts=draw.upto)
+        self.cursor = draw.upto
         self._draws.append(draw)
         return draw
 
@@ -190,7 +206,7 @@ class OnlineDataCollator:
         found: list[Interaction] = []
         for _ in range(_LOOKS):
             page = self.store.interactions(
-                after=self.cursor.prompts, upto=upto, purpose=Purpose.CHAT, limit=size, newest_first=True
+                after=self.cursor, upto=upto, purpose=Purpose.CHAT, limit=size, newest_first=True
             )
             found += page
             if len(page) < size or len(_spread(found, wanted, self.max_user_share)) == wanted:
@@ -202,7 +218,7 @@ class OnlineDataCollator:
     def _draw_at(self, batches: int) -> Draw:
         """The draw behind the newest of the first `batches` dataloader batches."""
         if not self._draws:
-            return Draw(prompts=(), upto=self.cursor.prompts)
+            return Draw(prompts=(), upto=self.cursor)
         drawn = -(-self._batches // self.generate_every)
         used = max(1, -(-batches // self.generate_every))
         return self._draws[max(-len(self._draws), used - 1 - drawn)]

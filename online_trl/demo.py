@@ -55,7 +55,7 @@ _COMMON: dict[str, Any] = {
     "learning_rate": 3e-4,
     "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 5,
-    "refresh_min_pairs": 8,
+    "refresh_min_statements": 8,
     "refresh_replay": 2.0,
     "reward_config": {"learning_rate": 1e-3, "num_train_epochs": 2, "per_device_train_batch_size": 16},
     "save_steps": 10,
@@ -200,8 +200,8 @@ class _Display:
         """Prints what a refresh of the reward model led to."""
         verdict = "in service" if outcome.decision.accepted else "refused"
         self.progress.console.print(
-            f"  {outcome.version} {verdict}: {outcome.pairs} pairs, right on {outcome.accuracy:.0%} of "
-            f"{outcome.heldout_pairs} held-out pairs ({outcome.seconds:.1f} s)"
+            f"  {outcome.version} {verdict}: {outcome.statements} statements, right about {outcome.accuracy:.0%} "
+            f"of {outcome.heldout} held-out ones ({outcome.seconds:.1f} s)"
         )
 
     def _left(self) -> str:

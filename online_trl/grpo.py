@@ -18,7 +18,7 @@ class OnlineGRPOConfig(OnlineArguments, GRPOConfig):
     [`~online_trl.config.OnlineArguments`].
     """
 
-    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "reward_config"]
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "reward_config", "reward_lora"]
 
     def __post_init__(self) -> None:
         self.check_online_arguments()

@@ -244,8 +244,8 @@ class OnlineLoop:
             ModelRole.POLICY,
             copy_model(folder),
             parent=live.name,
-            feedback_interval=(0, trainer.online_collator.cursor.feedback),
-            prompt_interval=(0, trainer.online_collator.cursor.prompts),
+            feedback_interval=(0, trainer.feedback_cursor),
+            prompt_interval=(0, trainer.online_collator.cursor),
             reward_versions=tuple(trainer.live_reward.versions_used),
             config={"trainer": self.settings.trainer, "seed": self.settings.seed, "round": number},
         )
@@ -269,7 +269,7 @@ class OnlineLoop:
         )
         trainer.remove_callback(PrinterCallback)  # the loop shows its own progress
         if self.on_refresh is not None:
-            trainer.refresh_callback.on_refresh = self.on_refresh
+            trainer.refresh_callback.schedule.on_refresh = self.on_refresh
         return trainer
 
     @contextmanager

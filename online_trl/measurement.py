@@ -126,8 +126,8 @@ class Measurement:
 
     def _accuracy(self, reward_version: str) -> Estimate:
         metrics = self.registry.get(reward_version).metrics
-        # The registry leaves out what is not a number: a refresh without held-out pairs has no accuracy.
-        return evaluation.share_estimate(metrics.get("reward_accuracy", math.nan), int(metrics["heldout_pairs"]))
+        # The registry leaves out what is not a number: a refresh without held-out statements has no accuracy.
+        return evaluation.share_estimate(metrics.get("reward_accuracy", math.nan), int(metrics["heldout_statements"]))
 
     def _reward_history(self) -> tuple[RewardRefresh, ...]:
         promoted = {row.version: row.reason for row in self.registry.history(ModelRole.REWARD)}
@@ -136,7 +136,7 @@ class Measurement:
                 version=version.name,
                 decision=GateDecision(version.name in promoted, promoted.get(version.name, version.reason)),
                 accuracy=self._accuracy(version.name),
-                pairs=int(version.metrics["pairs"]),
+                statements=int(version.metrics["statements"]),
             )
             for version in self.registry.versions(ModelRole.REWARD)
             if _was_decided(version)

@@ -54,7 +54,7 @@ class OnlinePPOConfig(OnlineArguments, GRPOConfig):
             How far a value may move from the one at rollout time.
     """
 
-    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "reward_config"]
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "reward_config", "reward_lora"]
 
     num_generations: int = field(default=1, metadata={"help": "Completions per prompt."})
     num_iterations: int = field(default=4, metadata={"help": "PPO epochs over one rollout."})

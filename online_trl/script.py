@@ -145,7 +145,7 @@ def prepare(script_args: OnlineScriptArguments, training_args: GRPOConfig, model
     registry = ModelRegistry(script_args.registry) if script_args.registry else None
     # The main process opens the log first: it alone creates and migrates it, imports into it, and reads it.
     broadcast_from_main(lambda: _create_log(script_args))
-    store = _open_log(script_args.store, script_args.store_patience) if script_args.store else None
+    store = open_log(script_args.store, script_args.store_patience) if script_args.store else None
     if registry is not None:
         sources[LIVE] = LiveReward(registry)
     reward_funcs = [sources[name] for name in script_args.reward_funcs]
@@ -215,8 +215,8 @@ def _publish(trainer: Any, registry: ModelRegistry) -> str:
         ModelRole.POLICY,
         copy_model(Path(trainer.args.output_dir)),
         parent=incumbent.name if incumbent is not None else None,
-        feedback_interval=(0, collator.cursor.feedback) if collator is not None else None,
-        prompt_interval=(0, collator.cursor.prompts) if collator is not None else None,
+        feedback_interval=(0, trainer.feedback_cursor) if trainer.feedback_cursor is not None else None,
+        prompt_interval=(0, collator.cursor) if collator is not None else None,
         reward_versions=tuple(trainer.live_reward.versions_used) if trainer.live_reward is not None else (),
     )
     if incumbent is None:
@@ -259,7 +259,13 @@ def _create_log(script_args: OnlineScriptArguments) -> None:
             import_dataset(store, load_hf_dataset(seed))
 
 
-def _open_log(url: str, patience: float) -> LogReader:
+def open_log(url: str, patience: float) -> LogReader:
+    """
+    Opens a log and reads from it once.
+
+    Raises:
+        [`~online_trl.store.StoreError`]: if it cannot be opened or read.
+    """
     store = open_store(url, patience=patience)
     try:
         broadcast_from_main(store.latest_seq)

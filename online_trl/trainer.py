@@ -17,16 +17,17 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import GRPOConfig, RewardConfig
+from trl import GRPOConfig
 from trl.data_utils import is_conversational
 
-from .callbacks import RefreshCallback
-from .config import ConfigError, check_keys
-from .data import OnlineDataCollator
+from .callbacks import FollowRewardCallback, RefreshCallback
+from .config import FOLLOW, ConfigError, check_keys
+from .data import OnlineDataCollator, PreferenceFeed
 from .distributed import broadcast_from_main
-from .registry import ModelRegistry
 from .rewards.nesting import nested_trainer
-from .rewards.refresh import RefreshOutcome, RewardRefresher
+from .rewards.refresh import RefreshOutcome, RewardRefresher, learned_upto
+from .rewards.reward_trainer import OnlineRewardConfig
+from .rewards.schedule import RefreshSchedule
 from .rewards.scorer import LiveReward
 from .rewards.sources import RewardSources
 from .store import LogReader
@@ -74,12 +75,8 @@ class OnlineTrainerMixin:
         live = sources.live
         if store is not None and train_dataset is not None:
             _check_conversational(train_dataset)
-        if live is not None and store is None and live.registry.live(ModelRole.REWARD) is None:
-            raise ConfigError(
-                "the live reward has no version in its registry, and no `store` to learn a first one from"
-            )
         if live is not None:
-            check_reward_config(args)
+            _check_live_reward(live, args, store)
         super().__init__(  # type: ignore[call-arg]
             model=model,
             reward_funcs=sources.for_trl(),
@@ -95,9 +92,11 @@ class OnlineTrainerMixin:
         self.refreshes: list[RefreshOutcome] = []
         if live is not None:
             self._attach_live_reward(live)
-        if live is not None and self.online_collator is not None:
+        if live is not None and self.args.refresh_mode == FOLLOW:
+            self.add_callback(FollowRewardCallback(live))  # type: ignore[attr-defined]
+        elif live is not None and store is not None:
             base_model = model if isinstance(model, str) else model.config._name_or_path
-            self._attach_refresh(live, self.online_collator, base_model)
+            self._attach_refresh(live, store, base_model)
 
     def _make_collator(self, store: LogReader) -> OnlineDataCollator:
         return OnlineDataCollator(
@@ -114,33 +113,38 @@ class OnlineTrainerMixin:
 
     def _attach_live_reward(self, live: LiveReward) -> None:
         live.device = self.args.device
+        live.pessimism = self.args.reward_pessimism
         version = broadcast_from_main(lambda: live.registry.live(ModelRole.REWARD))
-        if version is None:
-            return
-        live.load(version.name)
-        if self.online_collator is not None:
-            learned = broadcast_from_main(lambda: _learned_upto(live.registry))
-            self.online_collator.load_state_dict({"prompts": 0, "feedback": learned})
+        if version is not None:
+            live.load(version.name)
 
-    def _attach_refresh(self, live: LiveReward, collator: OnlineDataCollator, base_model: str) -> None:
+    def _attach_refresh(self, live: LiveReward, store: LogReader, base_model: str) -> None:
+        feed = PreferenceFeed(store, max_user_share=self.args.max_user_share, broadcast=broadcast_from_main)
+        feed.cursor = broadcast_from_main(lambda: learned_upto(live.registry))
         refresher = RewardRefresher(
             live,
             base_model=base_model,
             make_args=partial(reward_config, self.args),
-            replay=self.args.refresh_replay,
-            heldout_fraction=self.args.refresh_heldout_fraction,
+            settings=self.args,
+            peft_config=reward_lora(self.args),
             broadcast=broadcast_from_main,
             seed=self.args.seed,
         )
-        self.refresh_callback = RefreshCallback(
-            collator,
+        schedule = RefreshSchedule(
+            feed,
             refresher,
-            steps=self.args.refresh_steps,
             rows=self.args.refresh_rows,
-            min_pairs=self.args.refresh_min_pairs,
+            on_drift=self.args.refresh_on_drift,
+            min_statements=self.args.refresh_min_statements,
             on_refresh=self.refreshes.append,
         )
+        self.refresh_callback = RefreshCallback(schedule, steps=self.args.refresh_steps)
         self.add_callback(self.refresh_callback)  # type: ignore[attr-defined]
+
+    @property
+    def feedback_cursor(self) -> int | None:
+        """`seq` up to which the run has learned from feedback, if it refreshes the reward model."""
+        return self.refresh_callback.schedule.feed.cursor if self.refresh_callback is not None else None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """
@@ -198,27 +202,28 @@ class OnlineTrainerMixin:
     def _online_state(self) -> dict[str, Any]:
         state: dict[str, Any] = {"reward_sources": self.reward_sources.state_dict()}
         if self.online_collator is not None:
-            state["cursor"] = self.online_collator.state_dict(batches=self._step)
+            state["prompt_cursor"] = self.online_collator.cursor_at(batches=self._step)
         if self.live_reward is not None:
             state["reward_version"] = self.live_reward.version
             state["reward_versions_used"] = self.live_reward.versions_used
         if self.refresh_callback is not None:
-            state["last_refresh_step"] = self.refresh_callback.last_step
+            state["refresh"] = self.refresh_callback.state_dict()
         return state
 
     def _load_online_state(self, state: dict[str, Any]) -> None:
         self.reward_sources.load_state_dict(state["reward_sources"])
         if self.online_collator is not None:
-            self.online_collator.load_state_dict(state["cursor"])
-        if self.live_reward is not None:
-            upto = state["cursor"]["feedback"] if self.online_collator is not None else None
+            self.online_collator.go_to(state["prompt_cursor"])
+        if self.refresh_callback is not None:
+            self.refresh_callback.load_state_dict(state["refresh"])
+            upto = self.refresh_callback.schedule.feed.cursor
+            # Whoever only follows must not undo what somebody else put into service.
             broadcast_from_main(lambda: self._go_back_to(state["reward_version"], upto))
+        if self.live_reward is not None:
             self.live_reward.load(state["reward_version"])
             self.live_reward.versions_used = state["reward_versions_used"]
-        if self.refresh_callback is not None:
-            self.refresh_callback.last_step = state["last_refresh_step"]
 
-    def _go_back_to(self, version: str, upto: int | None) -> None:
+    def _go_back_to(self, version: str, upto: int) -> None:
         """Makes the checkpoint's reward version live again and abandons those that a killed run made after it."""
         registry = self.live_reward.registry  # type: ignore[union-attr]
         live = registry.live(ModelRole.REWARD)
@@ -226,7 +231,7 @@ class OnlineTrainerMixin:
             registry.promote(version, "a run was resumed from the checkpoint that used it")
         for later in registry.versions(ModelRole.REWARD):
             interval = later.feedback_interval
-            orphaned = upto is not None and interval is not None and interval[1] > upto
+            orphaned = interval is not None and interval[1] > upto
             if orphaned and later.status is not VersionStatus.ABANDONED:
                 registry.abandon(later.name, "left behind by a run that was resumed from an earlier checkpoint")
 
@@ -248,7 +253,7 @@ def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
     return str(newest) if newest is not None else None
 
 
-def reward_config(args: Any) -> RewardConfig:
+def reward_config(args: Any) -> OnlineRewardConfig:
     """
     Makes the settings of a reward refresh from those of the policy's trainer.
 
@@ -257,10 +262,10 @@ def reward_config(args: Any) -> RewardConfig:
             Settings of the policy's trainer. Its `reward_config` overrides what is set here.
 
     Raises:
-        [`~online_trl.config.ConfigError`]: if `reward_config` names a field that TRL's `RewardConfig` does not have.
+        [`~online_trl.config.ConfigError`]: if `reward_config` names a field that `OnlineRewardConfig` does not have.
     """
     overrides = args.reward_config or {}
-    check_keys(overrides, RewardConfig.__dataclass_fields__, where="`reward_config`")
+    check_keys(overrides, OnlineRewardConfig.__dataclass_fields__, where="`reward_config`")
     settings: dict[str, Any] = {
         "output_dir": str(Path(args.output_dir) / "reward"),
         "per_device_train_batch_size": args.per_device_train_batch_size,
@@ -275,26 +280,53 @@ def reward_config(args: Any) -> RewardConfig:
         "save_strategy": "no",
         "logging_strategy": "no",
     }
-    return RewardConfig(**{**settings, **overrides})
+    return OnlineRewardConfig(**{**settings, **overrides})
+
+
+def reward_lora(args: Any) -> Any:
+    """
+    Makes the adapter that a reward refresh trains, from the `reward_lora` of the policy's trainer.
+
+    Returns:
+        `LoraConfig`, *optional*: `None` to train all weights.
+
+    Raises:
+        [`~online_trl.config.ConfigError`]: if PEFT is not installed, or its `LoraConfig` has no such field.
+    """
+    if args.reward_lora is None:
+        return None
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise ConfigError("`reward_lora` needs PEFT: `pip install online-trl[peft]`") from error
+    check_keys(args.reward_lora, LoraConfig.__dataclass_fields__, where="`reward_lora`")
+    return LoraConfig(**args.reward_lora)
 
 
 def check_reward_config(args: Any) -> None:
     """
-    Finds a mistake in `reward_config` now, and not at the first refresh.
+    Finds a mistake in `reward_config` or `reward_lora` now, and not at the first refresh.
 
     Raises:
-        [`~online_trl.config.ConfigError`]: as [`reward_config`].
+        [`~online_trl.config.ConfigError`]: as [`reward_config`] and [`reward_lora`].
         `ValueError`: if TRL refuses a value.
     """
+    reward_lora(args)
     with nested_trainer():
         reward_config(args)
 
 
-def _learned_upto(registry: ModelRegistry) -> int:
-    """Where the feedback ends that any reward version has learned from, in service or refused."""
-    versions = registry.versions(ModelRole.REWARD)
-    intervals = [version.feedback_interval for version in versions if version.status is not VersionStatus.ABANDONED]
-    return max((interval[1] for interval in intervals if interval is not None), default=0)
+def _check_live_reward(live: LiveReward, args: Any, store: LogReader | None) -> None:
+    check_reward_config(args)
+    if live.registry.live(ModelRole.REWARD) is not None:
+        return
+    if args.refresh_mode == FOLLOW:
+        raise ConfigError(
+            "the live reward has no version in its registry to begin with: start `recipes/reward_refresh.py` first, "
+            "or set `refresh_mode` to `inline`"
+        )
+    if store is None:
+        raise ConfigError("the live reward has no version in its registry, and no `store` to learn a first one from")
 
 
 def _check_conversational(dataset: Dataset) -> None:

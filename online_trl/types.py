@@ -338,6 +338,16 @@ class PreferencePair:
     said_at: datetime = field(default_factory=utcnow)
     answered_at: datetime = field(default_factory=utcnow)
 
+    @property
+    def completions(self) -> list[list[Message]]:
+        """The chosen and the rejected answer."""
+        return [self.chosen, self.rejected]
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Rank of each answer, as of a [`Ranking`]."""
+        return (1, 2)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
@@ -404,6 +414,16 @@ class UnpairedLabel:
     policy_versions: tuple[str, ...] = ()
     said_at: datetime = field(default_factory=utcnow)
     answered_at: datetime = field(default_factory=utcnow)
+
+    @property
+    def completions(self) -> list[list[Message]]:
+        """The one answer."""
+        return [self.completion]
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Rank of the answer, as of a [`Ranking`]."""
+        return (1,)
 
 
 Statement = PreferencePair | Ranking | UnpairedLabel
@@ -573,14 +593,14 @@ class RewardRefresh:
             Whether it went into service, and why.
         accuracy ([`Estimate`]):
             Accuracy on the held-out preferences, and how many there were.
-        pairs (`int`):
-            Preference pairs that it was trained on.
+        statements (`int`):
+            Statements that it was trained on.
     """
 
     version: str
     decision: GateDecision
     accuracy: Estimate
-    pairs: int
+    statements: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

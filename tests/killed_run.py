@@ -45,7 +45,7 @@ def main(kind: str, model: str, folder: Path, url: str, *, resume: bool) -> None
             max_completion_length=8,
             save_steps=2,
             refresh_steps=3,
-            refresh_min_pairs=4,
+            refresh_min_statements=4,
             reward_config={"learning_rate": 1e-3, "per_device_train_batch_size": 8},
             report_to="none",
             disable_tqdm=True,

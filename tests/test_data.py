@@ -1,7 +1,7 @@
 import pytest
 from datasets import Dataset
 
-from online_trl.data import OnlineDataCollator
+from online_trl.data import OnlineDataCollator, PreferenceFeed
 from online_trl.preferences import import_dataset
 from online_trl.store import FeedbackStore
 from online_trl.types import Feedback, FeedbackKind, Interaction, Purpose
@@ -154,24 +154,23 @@ def test_the_state_is_that_of_the_trainers_batch_and_not_of_the_one_fetched_ahea
     behind = store.latest_seq()
     say(store, "two")
     collate(repeated(seeds(4), 2))  # fetched ahead of the trainer
-    state = collate.state_dict(batches=1)
-    assert state == {"prompts": behind, "feedback": 0}
+    assert collate.cursor_at(batches=1) == behind
 
     resumed = collator(store)
-    resumed.load_state_dict(state)
+    resumed.go_to(behind)
     assert texts(resumed(repeated(seeds(4), 2))).count("two") == 2
 
 
 def test_preferences_are_handed_over_again_until_they_are_committed(store):
     good, bad = say(store, "lamp"), say(store, "chair")
     first = thumb(store, good, True)
-    collate = collator(store)
-    assert collate.take_preferences(upto=collate.latest()).feedback_ids == (first.feedback_id,)
-    batch = collate.take_preferences(upto=collate.latest())
+    feed = PreferenceFeed(store)
+    assert feed.take(upto=feed.latest()).feedback_ids == (first.feedback_id,)
+    batch = feed.take(upto=feed.latest())
     assert batch.feedback_ids == (first.feedback_id,)
-    collate.commit(batch)
+    feed.commit(batch)
     second = thumb(store, bad, False)
-    batch = collate.take_preferences(upto=collate.latest())
+    batch = feed.take(upto=feed.latest())
     assert batch.feedback_ids == (second.feedback_id,)
     assert (batch.after, batch.upto) == (first.seq, second.seq)
 
@@ -186,21 +185,21 @@ def test_no_user_carries_more_than_the_share_of_a_batch(store):
             user_id=user,
         )
         store.add_feedback(row)
-    collate = collator(store, max_user_share=0.2)
-    pairs = collate.take_preferences(upto=collate.latest()).pairs
+    feed = PreferenceFeed(store, max_user_share=0.2)
+    pairs = feed.take(upto=feed.latest()).pairs
     assert [round(pair.weight, 12) for pair in pairs] == [0.1] * 10 + [1.0] * 4
-    unbounded = collator(store).take_preferences(upto=collate.latest()).pairs
+    unbounded = PreferenceFeed(store).take(upto=feed.latest()).pairs
     assert {pair.weight for pair in unbounded} == {1.0}
 
 
 def test_any_split_into_intervals_hands_over_every_row_once(store):
-    collate = collator(store)
+    feed = PreferenceFeed(store)
     handed = []
     expected = []
     for index in range(6):
         expected.append(thumb(store, say(store, f"prompt {index}"), index % 2 == 0).feedback_id)
         if index % 2:
-            batch = collate.take_preferences(upto=collate.latest())
-            collate.commit(batch)
+            batch = feed.take(upto=feed.latest())
+            feed.commit(batch)
             handed.extend(batch.feedback_ids)
     assert handed == expected

@@ -29,7 +29,7 @@ SMALL = {
     "num_generations": 4,
     "gradient_accumulation_steps": 1,
     "max_completion_length": 8,
-    "refresh_min_pairs": 4,
+    "refresh_min_statements": 4,
     "reward_config": {"per_device_train_batch_size": 4},
     "use_cpu": True,
     "bf16": False,

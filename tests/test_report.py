@@ -31,7 +31,7 @@ def refresh(number, accepted=True, reason="because of the numbers"):
         version=f"reward-{number:04d}",
         decision=GateDecision(accepted, reason),
         accuracy=Estimate(0.7, 0.6, 0.8, 64),
-        pairs=210,
+        statements=210,
     )
 
 
@@ -170,7 +170,7 @@ def test_the_page_shows_every_station(tmp_path):
         "Accepted: win rate 0.66.",
         "Refused: KL too high.",
         "reward-0002",
-        "Trained on 210 pairs.",
+        "Trained on 210 statements.",
         "thumbs 60 ratings 30",
     ]:
         assert expected in text

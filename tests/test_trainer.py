@@ -175,7 +175,7 @@ def test_the_reward_model_is_made_and_refreshed_while_the_policy_trains(
         store=store,
         max_steps=6,
         refresh_steps=2,
-        refresh_min_pairs=4,
+        refresh_min_statements=4,
         reward_config=REWARD,
         log_completions=True,
         num_completions_to_print=0,
@@ -293,7 +293,7 @@ def test_a_killed_run_resumes_and_uses_every_row_of_feedback_once(kind, tiny_pol
     last = max(version.feedback_interval[1] for version in used)
     assert {count for seq, count in counts.items() if seq <= last} == {1}
     state = json.loads((Path(last_complete_checkpoint(tmp_path / "out")) / "online_state.json").read_text())
-    assert state["cursor"]["feedback"] == last
+    assert state["refresh"]["schedule"]["cursor"] == last
 
 
 def _kill_after_step(process, file, step):

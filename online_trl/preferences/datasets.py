@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..types import Interaction, Message, PreferencePair, Ranking, Statement, UnpairedLabel
+from ..types import Interaction, PreferencePair, Statement, UnpairedLabel
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -77,36 +77,16 @@ def statement_dataset(statements: Sequence[Statement]) -> Dataset:
         statements (`Sequence[Statement]`):
             One row each, in this order.
     """
-    columns = _columns(statements, ("prompt", "weight", "voice"))
-    for name in ("completions", "ranks", "score", "margin", "key"):
-        columns[name] = [_STATEMENT_COLUMNS[name](statement) for statement in statements]
+    columns = _columns(statements, ("prompt", "completions", "ranks", "weight", "voice"))
+    columns["score"] = [each.score if isinstance(each, UnpairedLabel) else None for each in statements]
+    columns["margin"] = [each.margin if isinstance(each, PreferencePair) else None for each in statements]
+    columns["key"] = [statement_key(each) for each in statements]
     return _dataset(columns)
 
 
 def statement_key(statement: Statement) -> str:
     """Returns what a statement is known again by: the rows of the log that it rests on."""
     return "/".join((*statement.feedback_ids, *statement.interaction_ids))
-
-
-def _completions(statement: Statement) -> list[list[Message]]:
-    if isinstance(statement, PreferencePair):
-        return [statement.chosen, statement.rejected]
-    return statement.completions if isinstance(statement, Ranking) else [statement.completion]
-
-
-def _ranks(statement: Statement) -> list[int]:
-    if isinstance(statement, PreferencePair):
-        return [1, 2]
-    return list(statement.ranks) if isinstance(statement, Ranking) else [1]
-
-
-_STATEMENT_COLUMNS: dict[str, Callable[[Statement], Any]] = {
-    "completions": _completions,
-    "ranks": _ranks,
-    "score": lambda statement: statement.score if isinstance(statement, UnpairedLabel) else None,
-    "margin": lambda statement: statement.margin if isinstance(statement, PreferencePair) else None,
-    "key": statement_key,
-}
 
 
 def _columns(records: Sequence[Any], names: Iterable[str]) -> dict[str, list[Any]]:

@@ -1,8 +1,8 @@
 """Refreshes the reward model while the policy trains.
 
-A refresh is TRL's `RewardTrainer`, run in the process group of the policy trainer between two of its steps,
-warm-started from the live version. The conversations that decide whether the result goes into service are never
-trained on.
+A refresh is [`~online_trl.rewards.reward_trainer.OnlineRewardTrainer`], run in the process group of its caller (the
+policy trainer, between two of its steps, or `recipes/reward_refresh.py`), warm-started from the live version. The
+conversations that decide whether the result goes into service are never trained on.
 
 Each version keeps its anchors, word for word. What was erased, or taken back, is replaced among them at the next
 refresh; versions published before keep it until they are deleted, and `online-trl lineage` names them.
@@ -11,36 +11,42 @@ refresh; versions published before keep it until they are deleted, and `online-t
 from __future__ import annotations
 
 import gc
-import hashlib
 import logging
 import math
-import random
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PrinterCallback
-from trl import RewardConfig, RewardTrainer
+from trl import RewardTrainer
 
-from ..gates import AnchorComparison, compare_anchors, reward_gate
-from ..preferences import PreferenceBatch, preference_dataset
+from ..config import RefreshArguments
+from ..preferences import PreferenceBatch, statement_dataset
 from ..registry import Consumed, ModelRegistry, Sources, copy_model
-from ..types import GateDecision, Message, ModelRole, PreferencePair
+from ..types import GateDecision, ModelRole, Statement, UnpairedLabel, VersionStatus
+from .anchors import renew_anchors
+from .calibration import Calibration
+from .collapse import Audit, find_collapse
+from .drift import DriftAlarm, DriftDetector
+from .judgement import Judgement, judge, mean_scores
 from .judging import correctness, judging_weights
+from .memory import Ages, ChangePoint, Recency, StatementMemory, ages
 from .nesting import nested_trainer
-from .scorer import AnchorSource, LiveReward, RewardScorer, standardise
+from .reward_trainer import OnlineRewardConfig, OnlineRewardTrainer, save_merged
+from .scorer import LiveReward, RewardScorer
 
 logger = logging.getLogger(__name__)
 
-Anchor = tuple[list[Message], AnchorSource]
+RESTARTED = "restarted"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RefreshOutcome:
     """
     What a refresh led to.
@@ -50,20 +56,39 @@ class RefreshOutcome:
             The version that was published.
         decision ([`~online_trl.types.GateDecision`]):
             Whether it went into service, and why.
-        pairs (`int`), heldout_pairs (`int`):
-            Pairs that it was trained and judged on.
+        trained_on (`dict[str, int]`):
+            Statements that it was trained on, by what they are: `PreferencePair`, `Ranking`, `UnpairedLabel`.
+        heldout (`int`):
+            Statements that it was judged by.
         accuracy (`float`):
-            Its accuracy on the held-out pairs.
+            How often it is right about them.
+        ece (`float`):
+            Expected calibration error on the pairs among them.
+        ages ([`~online_trl.rewards.memory.Ages`]):
+            How old the statements were that it was trained on.
+        restarted (`str`, *optional*):
+            Why it was made anew from the initial model, if it was.
+        drift (`str`, *optional*):
+            The change of what people want that was noticed since the refresh before.
         seconds (`float`):
             How long the refresh took.
     """
 
     version: str
     decision: GateDecision
-    pairs: int
-    heldout_pairs: int
+    trained_on: dict[str, int]
+    heldout: int
     accuracy: float
+    ece: float
+    ages: Ages
+    restarted: str | None = None
+    drift: str | None = None
     seconds: float
+
+    @property
+    def statements(self) -> int:
+        """How many statements it was trained on."""
+        return sum(self.trained_on.values())
 
 
 class RewardRefresher:
@@ -74,23 +99,18 @@ class RewardRefresher:
         live ([`LiveReward`]):
             The reward function whose model is refreshed.
         base_model (`str`):
-            Folder or hub id that the first version starts from: a causal language model, which gets a new head, or a
-            reward model.
-        make_args (`Callable[[], RewardConfig]`):
+            The initial model: folder or hub id of a causal language model, which gets a new head, or a reward model.
+        make_args (`Callable[[], OnlineRewardConfig]`):
             Makes the settings of a refresh. Called anew for each one, because training arguments belong to the
             accelerator that is created after them.
-        replay (`float`, *optional*, defaults to `1.0`):
-            Old pairs mixed in, as a multiple of the fresh ones.
-        heldout_fraction (`float`, *optional*, defaults to `0.2`):
-            Share of the conversations kept for the gate.
-        heldout_window (`int`, *optional*, defaults to `256`):
-            The newest so many held-out pairs decide.
-        num_anchors (`int`, *optional*, defaults to `64`):
-            Answers that the scale of the scores is fixed on.
+        settings ([`~online_trl.config.RefreshArguments`], *optional*):
+            What to train on, and from where.
+        peft_config (`PeftConfig`, *optional*):
+            Adapters to train instead of all weights. Versions are published with them merged in.
         broadcast (`Callable[[Callable[[], T]], T]`, *optional*):
             Calls its argument on the main process and returns the result on every rank.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of the draw of old pairs.
+            Seed of what is drawn.
     """
 
     def __init__(
@@ -98,11 +118,9 @@ class RewardRefresher:
         live: LiveReward,
         *,
         base_model: str,
-        make_args: Callable[[], RewardConfig],
-        replay: float = 1.0,
-        heldout_fraction: float = 0.2,
-        heldout_window: int = 256,
-        num_anchors: int = 64,
+        make_args: Callable[[], OnlineRewardConfig],
+        settings: RefreshArguments | None = None,
+        peft_config: Any = None,
         broadcast: Callable[[Callable[[], Any]], Any] | None = None,
         seed: int = 0,
     ) -> None:
@@ -110,14 +128,13 @@ class RewardRefresher:
         self.registry: ModelRegistry = live.registry
         self.base_model = base_model
         self.make_args = make_args
-        self.replay = replay
-        self.heldout_fraction = heldout_fraction
-        self.heldout_window = heldout_window
-        self.num_anchors = num_anchors
+        self.settings = settings or RefreshArguments()
+        self.peft_config = peft_config
         self.broadcast: Callable[[Callable[[], Any]], Any] = broadcast or (lambda read: read())
         self.seed = seed
-        self._history: list[PreferencePair] = []
-        self._heldout: list[PreferencePair] = []
+        self.memory = make_memory(self.settings, seed)
+        self.detector = DriftDetector()
+        self.alarm: DriftAlarm | None = None
         self._withdrawn: set[str] = set()
 
     @property
@@ -126,20 +143,35 @@ class RewardRefresher:
         return self.live.version is not None
 
     def trainable(self, batch: PreferenceBatch) -> int:
-        """Returns how many pairs of a batch are not kept for the gate."""
-        return len(self._split(batch.pairs)[0])
+        """Returns how many statements of a batch are not kept for the gate."""
+        return len(self.memory.trainable(batch.statements))
 
     def remember(self, batch: PreferenceBatch) -> None:
-        """Adds pairs of the past to the history without training on them, as when a run starts or resumes."""
-        self._forget(batch)
-        fresh, heldout = self._split(batch.pairs)
-        self._history.extend(fresh)
-        self._heldout.extend(heldout)
+        """Takes note of statements without training on them, as when a run starts or resumes."""
+        self.memory.forget(batch.withdrawn)
+        self.memory.remember(batch.statements)
+        self._withdrawn |= batch.withdrawn
+
+    def watch(self, batch: PreferenceBatch) -> bool:
+        """
+        Takes note of how the live version does on feedback that it has not learned from.
+
+        Returns:
+            `bool`: Whether it does so much worse than before that people must have changed.
+        """
+        alarm, at = self.broadcast(lambda: self._listen(batch))
+        if alarm is None:
+            return False
+        logger.warning("drift: %s", alarm.reason)
+        self.alarm = alarm
+        self.memory.change = ChangePoint(alarm.change_seq, at)
+        return True
 
     def refresh(self, batch: PreferenceBatch) -> RefreshOutcome:
         """
         Trains a candidate on a fresh batch and some history, publishes it, and puts it into service if it passes the
-        gate. Every rank calls this at the same step with the same batch.
+        gate. One that has collapsed is made anew from the initial model. Every rank calls this at the same step with
+        the same batch.
 
         Args:
             batch ([`~online_trl.preferences.PreferenceBatch`]):
@@ -149,146 +181,225 @@ class RewardRefresher:
             [`RefreshOutcome`]: What was published and whether it went into service.
 
         Raises:
-            `ValueError`: if the batch holds no pair to train on.
+            `ValueError`: if the batch holds nothing to train on.
         """
         started = time.monotonic()
-        self._forget(batch)
-        fresh, heldout = self._split(batch.pairs)
-        self._heldout.extend(heldout)
-        pairs = self._by_weight([*fresh, *self._replay(len(fresh), batch.upto)], batch.upto)
-        if not pairs:
-            raise ValueError(f"the feedback in ({batch.after}, {batch.upto}] gives no preference pair to train on")
-        judged = self._heldout[-self.heldout_window :]
-        with tempfile.TemporaryDirectory(prefix="reward-") as folder:
-            shared = Path(self.broadcast(lambda: folder))
-            self._train(pairs, shared)
-            outcome: RefreshOutcome = self.broadcast(
-                lambda: self._judge_and_publish(shared, batch, pairs, judged, started)
-            )
-        self._history.extend(fresh)
+        self.remember(batch)
+        rows = self._rows(batch, restart=self._starts_anew)
+        with tempfile.TemporaryDirectory(prefix="reward-") as temporary:
+            folder = Path(self.broadcast(lambda: temporary))
+            threshold = self._train(rows, folder, restart=self._starts_anew)
+            judgement, collapse = self.broadcast(lambda: self._judge(batch, folder, threshold))
+            if collapse is not None and not self._starts_anew:
+                logger.warning("the reward model has collapsed, %s: it is made anew", collapse)
+                rows, folder = self._rows(batch, restart=True), folder / RESTARTED
+                threshold = self._train(rows, folder, restart=True)
+                judgement, _ = self.broadcast(lambda: self._judge(batch, folder, threshold))
+            candidate = _Candidate(folder, batch, rows, judgement, restarted=collapse)
+            outcome: RefreshOutcome = self.broadcast(lambda: self._publish(candidate, started))
         if outcome.decision.accepted:
             self.live.load(outcome.version)
+        self.alarm = None
         logger.info("%s: %s", outcome.version, outcome.decision.reason)
         return outcome
 
-    def _forget(self, batch: PreferenceBatch) -> None:
-        """Drops the pairs of earlier batches that rest on what was taken back, replaced or erased since."""
-        self._history = [pair for pair in self._history if batch.still_counts(pair)]
-        self._heldout = [pair for pair in self._heldout if batch.still_counts(pair)]
-        self._withdrawn |= batch.withdrawn
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a resumed run needs beside the log and the registry, as plain values."""
+        change = self.memory.change
+        return {
+            "detector": self.detector.state_dict(),
+            "change": None if change is None else {"seq": change.seq, "at": change.at.isoformat()},
+            "alarm": None if self.alarm is None else asdict(self.alarm),
+        }
 
-    def _split(self, pairs: Sequence[PreferencePair]) -> tuple[list[PreferencePair], list[PreferencePair]]:
-        heldout = [pair for pair in pairs if self._is_heldout(pair)]
-        return [pair for pair in pairs if not self._is_heldout(pair)], heldout
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to the state of a checkpoint."""
+        self.detector.load_state_dict(state["detector"])
+        change, alarm = state["change"], state["alarm"]
+        self.memory.change = (
+            None if change is None else ChangePoint(change["seq"], datetime.fromisoformat(change["at"]))
+        )
+        self.alarm = None if alarm is None else DriftAlarm(**alarm)
 
-    def _is_heldout(self, pair: PreferencePair) -> bool:
-        """Decided by the conversations of the pair alone, so that every run and every resume decides the same."""
-        sessions = "/".join(pair.session_ids).encode()
-        return int.from_bytes(hashlib.sha256(sessions).digest()[:4], "big") < self.heldout_fraction * 2**32
+    @property
+    def _starts_anew(self) -> bool:
+        return self.settings.refresh_start == "initial" or not self.is_ready
 
-    def _replay(self, fresh: int, upto: int) -> list[PreferencePair]:
-        count = min(len(self._history), round(self.replay * fresh))
-        return random.Random(f"{self.seed}-{upto}").sample(self._history, count)
+    def _listen(self, batch: PreferenceBatch) -> tuple[DriftAlarm | None, datetime | None]:
+        new, scorer = batch.statements, self.live.scorer
+        if scorer is None or not new:
+            return None, None
+        # Verdicts are judged against each other, and there may be few of the other kind among the newest.
+        old = [each for each in self.memory.heldout() if isinstance(each, UnpairedLabel)]
+        both = [*old, *new]
+        correct = correctness(both, mean_scores(scorer, both))[len(old) :]
+        weights = judging_weights(both)[len(old) :]
+        alarm = self.detector.update(correct, [each.seq for each in new], weights)
+        if alarm is None:
+            return None, None
+        return alarm, min(each.said_at for each in new if each.seq >= alarm.change_seq or each is new[-1])
 
-    def _by_weight(self, pairs: Sequence[PreferencePair], upto: int) -> list[PreferencePair]:
-        """Keeps each pair with the probability of its weight: TRL's `RewardTrainer` knows no row weights."""
-        draw = random.Random(f"weight-{self.seed}-{upto}")
-        return [pair for pair in pairs if draw.random() < pair.weight]
+    def _rows(self, batch: PreferenceBatch, *, restart: bool) -> list[Statement]:
+        # The newest word is the present: a resumed run weighs ages as the one that it goes on from.
+        now = max((statement.said_at for statement in batch.statements), default=None)
+        rows = [] if now is None else self._remembered(batch, now, restart=restart)
+        if not rows:
+            raise ValueError(f"the feedback in ({batch.after}, {batch.upto}] gives no statement to train on")
+        return rows
 
-    def _train(self, pairs: Sequence[PreferencePair], folder: Path) -> None:
-        """Runs TRL's `RewardTrainer` from the live version and saves the result; a collective call."""
-        start = str(self.registry.path(self.live.version)) if self.live.version else self.base_model
+    def _remembered(self, batch: PreferenceBatch, now: datetime, *, restart: bool) -> list[Statement]:
+        if restart:
+            return self.memory.everything(upto=batch.upto, now=now)
+        return self.memory.training_set(batch.statements, upto=batch.upto, now=now)
+
+    def _train(self, rows: Sequence[Statement], folder: Path, *, restart: bool) -> float:
+        """
+        Trains from the live version, or from the initial model, and saves the result; a collective call. Returns the
+        score that a thumb up needs.
+        """
+        start = self.base_model if restart else str(self.registry.path(str(self.live.version)))
         with nested_trainer():
-            trainer = RewardTrainer(model=start, args=self.make_args(), train_dataset=preference_dataset(pairs))
+            args = self.make_args()
+            args.reinit_head |= self.settings.refresh_drift_reinit_head and self.alarm is not None
+            trainer = OnlineRewardTrainer(
+                model=start, args=args, train_dataset=statement_dataset(rows), peft_config=self.peft_config
+            )
             trainer.remove_callback(PrinterCallback)  # the refresh is reported as one, not by its inner log
             trainer.train()
-            trainer.save_model(str(folder))
+            save_merged(trainer, folder)
+            threshold = float(trainer.thresholds.mean())
             _release(trainer)
+        return threshold
 
-    def _judge_and_publish(
-        self,
-        folder: Path,
-        batch: PreferenceBatch,
-        pairs: Sequence[PreferencePair],
-        judged: Sequence[PreferencePair],
-        started: float,
-    ) -> RefreshOutcome:
-        anchors = self._anchors(batch)
-        standardise(folder, [words for words, _ in anchors], [source for _, source in anchors])
-        candidate, live = RewardScorer(folder, device=self.live.device), self.live.scorer
-        correct, weights = _correctness(candidate, judged), judging_weights(judged)
-        decision = reward_gate(
-            correct,
-            _correctness(live, judged) if live is not None else None,
-            weights=weights,
-            anchors=_compare([words for words, _ in anchors], candidate, live) if live is not None else None,
+    def _judge(self, batch: PreferenceBatch, folder: Path, threshold: float) -> tuple[Judgement, str | None]:
+        """Measures a candidate; beside that, how it has collapsed, if it has."""
+        candidate = RewardScorer(folder, device=self.live.device, pessimism=self.live.pessimism)
+        live = self.live.scorer
+        anchors = renew_anchors(
+            None if live is None or live.standard is None else live.standard.anchor_set,
+            batch,
+            self._withdrawn,
+            size=self.settings.refresh_anchors,
+            max_refreshes=self.settings.refresh_anchor_life,
+            seed=self.seed,
+            score=None if live is None else live.scores,
         )
-        accuracy = float(np.average(correct, weights=weights)) if judged else math.nan
-        consumed = Consumed(Sources.of(pairs), Sources.of(judged), _sources_of(anchors))
-        consumed.write(folder)
-        version = self.registry.publish(
-            ModelRole.REWARD,
-            copy_model(folder),
-            parent=self.live.version,
-            feedback_interval=(batch.after, batch.upto),
-            metrics={
-                "reward_accuracy": accuracy,
-                "heldout_pairs": float(len(judged)),
-                "pairs": float(len(pairs)),
-            },
+        judgement = judge(
+            candidate, live, anchors, self.memory.heldout(), self.memory.audit_set(), threshold=threshold
         )
-        settle = self.registry.promote if decision.accepted else self.registry.refuse
-        settle(version.name, decision.reason)
-        return RefreshOutcome(
-            version=version.name,
-            decision=decision,
-            pairs=len(pairs),
-            heldout_pairs=len(judged),
-            accuracy=accuracy,
+        judgement.standard.write(folder)
+        audit = Audit("the candidate", judgement.audit_accuracy, judgement.audited, judgement.spread)
+        return judgement, find_collapse([*self._line(), audit])
+
+    def _line(self) -> list[Audit]:
+        """The versions that went into service since the last restart and since people last changed, oldest first."""
+        since = 0 if self.memory.change is None else self.memory.change.seq
+        line: list[Audit] = []
+        for version in self.registry.versions(ModelRole.REWARD):
+            interval, metrics = version.feedback_interval, version.metrics
+            if version.status not in (VersionStatus.LIVE, VersionStatus.RETIRED) or interval is None:
+                continue
+            if interval[1] <= since or version.config.get("restarted"):
+                line = []
+            if "anchor_spread" in metrics:
+                score = metrics.get("audit_accuracy", math.nan)
+                line.append(Audit(version.name, score, metrics["audit_statements"], metrics["anchor_spread"]))
+        return line
+
+    def _publish(self, candidate: _Candidate, started: float) -> RefreshOutcome:
+        batch, judgement = candidate.batch, candidate.judgement
+        now = max(statement.said_at for statement in candidate.rows)
+        outcome = RefreshOutcome(
+            version="",
+            decision=judgement.decision,
+            trained_on=dict(Counter(type(statement).__name__ for statement in candidate.rows)),
+            heldout=len(judgement.judged),
+            accuracy=judgement.accuracy,
+            ece=judgement.pair_calibration.ece,
+            ages=ages(candidate.rows, upto=batch.upto, now=now),
+            restarted=candidate.restarted,
+            drift=None if self.alarm is None else self.alarm.reason,
             seconds=time.monotonic() - started,
         )
-
-    def _anchors(self, batch: PreferenceBatch) -> list[Anchor]:
-        """The live version's anchors that were not withdrawn, and answers of the batch in place of the others."""
-        known = self.live.scorer.anchors if self.live.scorer is not None else None
-        kept: list[Anchor] = []
-        wanted = self.num_anchors
-        if known is not None:
-            wanted = len(known["conversations"])
-            named = zip(known["conversations"], known["sources"], strict=True)
-            kept = [(words, source) for words, source in named if not self._is_withdrawn(source)]
-        fresh = _possible_anchors(batch)
-        return kept + random.Random(self.seed).sample(fresh, min(wanted - len(kept), len(fresh)))
-
-    def _is_withdrawn(self, source: AnchorSource) -> bool:
-        return not self._withdrawn.isdisjoint([*source["feedback_ids"], *source["interaction_ids"]])
-
-
-def _possible_anchors(batch: PreferenceBatch) -> list[Anchor]:
-    return [
-        (
-            pair.prompt + side,
-            AnchorSource(feedback_ids=list(pair.feedback_ids), interaction_ids=list(pair.interaction_ids)),
+        anchors = judgement.standard.anchor_set.sources
+        Consumed(Sources.of(candidate.rows), Sources.of(judgement.judged), anchors).write(candidate.folder)
+        version = self.registry.publish(
+            ModelRole.REWARD,
+            copy_model(candidate.folder),
+            parent=self.live.version,
+            feedback_interval=(batch.after, batch.upto),
+            metrics=_metrics(outcome, judgement),
+            config=_record(outcome, judgement),
         )
-        for pair in batch.pairs
-        for side in (pair.chosen, pair.rejected)
-    ]
+        settle = self.registry.promote if outcome.decision.accepted else self.registry.refuse
+        settle(version.name, outcome.decision.reason)
+        return replace(outcome, version=version.name)
 
 
-def _sources_of(anchors: Sequence[Anchor]) -> Sources:
-    return Sources(
-        frozenset(name for _, source in anchors for name in source["feedback_ids"]),
-        frozenset(name for _, source in anchors for name in source["interaction_ids"]),
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A trained model with what is known of it."""
+
+    folder: Path
+    batch: PreferenceBatch
+    rows: Sequence[Statement]
+    judgement: Judgement
+    restarted: str | None
+
+
+def learned_upto(registry: ModelRegistry) -> int:
+    """Returns where the feedback ends that any reward version has learned from, in service or refused."""
+    versions = registry.versions(ModelRole.REWARD)
+    intervals = [version.feedback_interval for version in versions if version.status is not VersionStatus.ABANDONED]
+    return max((interval[1] for interval in intervals if interval is not None), default=0)
+
+
+def make_memory(settings: RefreshArguments, seed: int) -> StatementMemory:
+    """Makes the memory that goes with the settings of the refreshes."""
+    return StatementMemory(
+        heldout_fraction=settings.refresh_heldout_fraction,
+        replay=settings.refresh_replay,
+        recency=Recency(
+            settings.refresh_half_life or None,
+            settings.refresh_drift_half_life or None,
+            "hours" if settings.refresh_age_unit == "hours" else "rows",
+        ),
+        seed=seed,
     )
 
 
-def _correctness(scorer: RewardScorer, pairs: Sequence[PreferencePair]) -> list[float]:
-    sides = [pair.prompt + side for pair in pairs for side in (pair.chosen, pair.rejected)]
-    return correctness(pairs, scorer.scores(sides).view(-1, 2).tolist())
+def _metrics(outcome: RefreshOutcome, judgement: Judgement) -> dict[str, float]:
+    return {
+        "reward_accuracy": outcome.accuracy,
+        "heldout_statements": float(outcome.heldout),
+        "statements": float(outcome.statements),
+        "audit_accuracy": judgement.audit_accuracy,
+        "audit_statements": float(judgement.audited),
+        "anchor_spread": judgement.spread,
+        "ece": outcome.ece,
+        "label_ece": judgement.label_calibration.ece,
+        "age_rows": outcome.ages.rows.median,
+        "age_hours": outcome.ages.hours.median,
+        "delay_hours": outcome.ages.delay_hours.median,
+        "refresh_seconds": outcome.seconds,
+    }
 
 
-def _compare(anchors: list[list[Message]], candidate: RewardScorer, live: RewardScorer) -> AnchorComparison:
-    return compare_anchors(candidate.raw_scores(anchors).tolist(), live.raw_scores(anchors).tolist())
+def _record(outcome: RefreshOutcome, judgement: Judgement) -> dict[str, Any]:
+    return {
+        "trained_on": outcome.trained_on,
+        "ages": asdict(outcome.ages),
+        "pair_calibration": _bins(judgement.pair_calibration),
+        "label_calibration": _bins(judgement.label_calibration),
+        "anchor_set": judgement.standard.anchor_set.version,
+        "drift": outcome.drift,
+        "restarted": outcome.restarted,
+    }
+
+
+def _bins(calibration: Calibration) -> list[dict[str, float]]:
+    """The reliability plot, as plain values."""
+    return [asdict(each) for each in calibration.bins]
 
 
 def _release(trainer: RewardTrainer) -> None:

@@ -6,37 +6,18 @@ what the policy is paid. Every rank holds the whole model: a swap is then a loca
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..registry import ModelRegistry
 from ..types import Message
+from .anchors import Standard
+from .ensemble import disagreement, pessimistic
 from .nesting import whole_models
-
-ANCHORS_FILE = "anchors.json"
-# Below this spread the anchors carry no order worth scaling up.
-_MIN_STD = 1e-3
-
-
-class AnchorSource(TypedDict):
-    """The rows of the log that an anchor came from."""
-
-    feedback_ids: list[str]
-    interaction_ids: list[str]
-
-
-class Anchors(TypedDict):
-    """The answers that scores are standardised on, where each came from, and a version's mean and spread over them."""
-
-    conversations: list[list[Message]]
-    sources: list[AnchorSource]
-    mean: float
-    std: float
 
 
 class RewardScorer:
@@ -45,25 +26,35 @@ class RewardScorer:
 
     Args:
         path (`str` or `Path`):
-            Folder or hub id of a sequence classification model with one label, and its tokenizer. A folder may hold
-            `anchors.json`, with the mean and spread by which scores are standardised.
+            Folder or hub id of a sequence classification model and its tokenizer. Each of its labels is one head of an
+            ensemble; an ordinary reward model has one. A folder may hold the scale of a version, `anchors.json`.
         device (`torch.device` or `str`, *optional*, defaults to `"cpu"`):
             Where to score.
+        pessimism (`float`, *optional*, defaults to `0.0`):
+            Standard deviations, over the heads, that are taken off their mean.
         batch_size (`int`, *optional*, defaults to `64`):
             Conversations scored at once.
     """
 
-    def __init__(self, path: str | Path, *, device: torch.device | str = "cpu", batch_size: int = 64) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        pessimism: float = 0.0,
+        batch_size: int = 64,
+    ) -> None:
         self.device = torch.device(device)
+        self.pessimism = pessimism
         self.batch_size = batch_size
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
         with whole_models():
-            model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
+            model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(path)
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         model.config.pad_token_id = self.tokenizer.pad_token_id
         self.model = model.to(self.device).eval()
-        self.anchors = _read_anchors(path)
+        self.standard = Standard.read(path)
 
     def raw_scores(self, conversations: Sequence[list[Message]]) -> torch.Tensor:
         """
@@ -74,7 +65,7 @@ class RewardScorer:
                 Prompt and completion messages of each answer.
 
         Returns:
-            `torch.Tensor` of shape `(len(conversations),)`, float32, on the CPU.
+            `torch.Tensor` of shape `(len(conversations), num_heads)`, float32, on the CPU.
         """
         ids = [
             self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
@@ -82,23 +73,34 @@ class RewardScorer:
         ]
         # Answers of like length share a batch, so that little of it is padding.
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
-        scores = torch.empty(len(ids))
+        scores = torch.empty(len(ids), self.model.config.num_labels)
         for start in range(0, len(ids), self.batch_size):
             chunk = order[start : start + self.batch_size]
             inputs = self.tokenizer.pad(
                 {"input_ids": [ids[index] for index in chunk]}, padding_side="right", return_tensors="pt"
             ).to(self.device)
             with torch.inference_mode():
-                logits = self.model(**inputs, use_cache=False).logits[:, 0]
+                logits = self.model(**inputs, use_cache=False).logits
             scores[chunk] = logits.float().cpu()
         return scores
 
+    def head_scores(self, conversations: Sequence[list[Message]]) -> torch.Tensor:
+        """Scores conversations, each head standardised on the anchors; shape `(len(conversations), num_heads)`."""
+        return self.standardised(self.raw_scores(conversations))
+
+    def standardised(self, raw: torch.Tensor) -> torch.Tensor:
+        """Standardises raw scores of shape `(N, num_heads)`, each head on the anchors."""
+        return raw if self.standard is None else self.standard.head_scores(raw)
+
     def scores(self, conversations: Sequence[list[Message]]) -> torch.Tensor:
-        """Scores conversations, standardised on the anchors; shape `(len(conversations),)`."""
-        raw = self.raw_scores(conversations)
-        if self.anchors is None:
-            return raw
-        return (raw - self.anchors["mean"]) / self.anchors["std"]
+        """Scores conversations as the policy is paid, standardised on the anchors; shape `(len(conversations),)`."""
+        return self.paid_scores(self.raw_scores(conversations))
+
+    def paid_scores(self, raw: torch.Tensor) -> torch.Tensor:
+        """Turns raw scores of shape `(N, num_heads)` into what the policy is paid, shape `(N,)`."""
+        if self.standard is None:
+            return pessimistic(raw, self.pessimism)
+        return self.standard.paid_scores(raw, pessimism=self.pessimism)
 
 
 class LiveReward:
@@ -110,24 +112,28 @@ class LiveReward:
         registry ([`~online_trl.registry.ModelRegistry`]):
             Where the versions are.
         device (`torch.device` or `str`, *optional*, defaults to `"cpu"`):
-            Where to score.
+            Where to score. The online trainers set their own.
+        pessimism (`float`, *optional*, defaults to `0.0`):
+            Standard deviations, over the heads of the ensemble, that are taken off their mean. The online trainers
+            set their `reward_pessimism`.
     """
 
     __name__ = "live_reward"
 
-    def __init__(self, registry: ModelRegistry, *, device: torch.device | str = "cpu") -> None:
+    def __init__(self, registry: ModelRegistry, *, device: torch.device | str = "cpu", pessimism: float = 0.0) -> None:
         self.registry = registry
         self.device = device
+        self.pessimism = pessimism
         self.version: str | None = None
         self.scorer: RewardScorer | None = None
-        self.heldout_accuracy: float | None = None
+        self.metrics: dict[str, float] = {}
         self.versions_used: list[str] = []
 
     def load(self, version: str) -> None:
         """Puts a version of the registry into service, after verifying its files."""
         self.registry.verify(version)
-        self.scorer = RewardScorer(self.registry.path(version), device=self.device)
-        self.heldout_accuracy = self.registry.get(version).metrics.get("reward_accuracy")
+        self.scorer = RewardScorer(self.registry.path(version), device=self.device, pessimism=self.pessimism)
+        self.metrics = self.registry.get(version).metrics
         self.version = version
 
     def __call__(
@@ -147,34 +153,10 @@ class LiveReward:
             log_extra("reward_version", [self.version] * len(prompts))
         if log_metric is not None:
             log_metric("live_reward/version", float(self.version.rpartition("-")[2]))
-            if self.heldout_accuracy is not None:
-                log_metric("live_reward/heldout_accuracy", self.heldout_accuracy)
+            for name, value in self.metrics.items():
+                log_metric(f"live_reward/{name}", value)
         conversations = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
-        return self.scorer.scores(conversations).tolist()
-
-
-def standardise(path: Path, conversations: list[list[Message]], sources: list[AnchorSource]) -> None:
-    """
-    Writes `anchors.json` beside a reward model: the anchor conversations, and the model's mean and spread over them.
-
-    Args:
-        path (`Path`):
-            Folder of the reward model.
-        conversations (`list[list[Message]]`):
-            The anchor answers, each with its prompt. The same for every version of a run, but for those that were
-            withdrawn.
-        sources (`list[AnchorSource]`):
-            Where each came from.
-    """
-    scores = RewardScorer(path).raw_scores(conversations)
-    spread = max(float(scores.std()), _MIN_STD)
-    anchors = Anchors(conversations=conversations, sources=sources, mean=float(scores.mean()), std=spread)
-    (path / ANCHORS_FILE).write_text(json.dumps(anchors), encoding="utf-8")
-
-
-def _read_anchors(path: str | Path) -> Anchors | None:
-    file = Path(path) / ANCHORS_FILE
-    if not file.is_file():
-        return None
-    anchors: Anchors = json.loads(file.read_text(encoding="utf-8"))
-    return anchors
+        raw = self.scorer.raw_scores(conversations)
+        if log_metric is not None:
+            log_metric("live_reward/disagreement", float(disagreement(self.scorer.standardised(raw)).mean()))
+        return self.scorer.paid_scores(raw).tolist()

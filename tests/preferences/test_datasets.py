@@ -69,7 +69,7 @@ def test_statements_of_every_kind_share_one_dataset(log):
         (preference_dataset, ["prompt", "chosen", "rejected"]),
         (unpaired_dataset, ["prompt", "completion", "label"]),
         (prompt_dataset, ["prompt"]),
-        (statement_dataset, ["prompt", "weight", "voice", "completions", "ranks", "score", "margin", "key"]),
+        (statement_dataset, ["prompt", "completions", "ranks", "weight", "voice", "score", "margin", "key"]),
     ],
 )
 def test_an_empty_dataset_has_the_columns_of_a_full_one(make, columns):

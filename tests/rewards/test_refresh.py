@@ -3,39 +3,21 @@ from functools import partial
 
 import pytest
 import torch
-from trl import RewardConfig
 
+from online_trl.config import RefreshArguments
 from online_trl.lineage import uses
-from online_trl.preferences import PreferenceBatch
 from online_trl.registry import ModelRegistry, RegistryError
-from online_trl.rewards.refresh import RewardRefresher
+from online_trl.rewards.judgement import mean_scores
+from online_trl.rewards.judging import correctness
+from online_trl.rewards.memory import ChangePoint
+from online_trl.rewards.refresh import RewardRefresher, learned_upto
+from online_trl.rewards.reward_trainer import OnlineRewardConfig
 from online_trl.rewards.scorer import LiveReward, RewardScorer
-from online_trl.types import FeedbackKind, ModelRole, PreferencePair, VersionStatus
+from online_trl.types import ModelRole, VersionStatus
+from rewards.statements import START, batch, conversation, label, pair, pairs
 
 _KEPT = "keeps its words as an anchor"
-
-
-def conversation(prompt, answer):
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-
-
-def pair(number, *, chosen="yes", rejected="no", weight=1.0):
-    return PreferencePair(
-        prompt=conversation(f"question {number}", "")[:1],
-        chosen=[{"role": "assistant", "content": f"{chosen} {number}"}],
-        rejected=[{"role": "assistant", "content": f"{rejected} {number}"}],
-        kind=FeedbackKind.COMPARISON,
-        feedback_ids=(f"feedback-{number}",),
-        seq=number,
-        weight=weight,
-        session_ids=(f"session-{number}",),
-    )
-
-
-def batch(first, count, **sides):
-    pairs = tuple(pair(number, **sides) for number in range(first, first + count))
-    ids = tuple(pair.feedback_ids[0] for pair in pairs)
-    return PreferenceBatch(pairs=pairs, labels=(), feedback_ids=ids, after=first, upto=first + count)
+_SETTINGS = {"refresh_replay": 0.0, "refresh_heldout_fraction": 0.3}
 
 
 @pytest.fixture
@@ -49,100 +31,193 @@ def live(registry):
 
 
 @pytest.fixture
-def refresher(live, tiny_policy, tmp_path):
-    make_args = partial(
-        RewardConfig,
-        output_dir=str(tmp_path / "reward"),
-        num_train_epochs=4,
-        per_device_train_batch_size=16,
-        learning_rate=3e-3,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
-        report_to="none",
-        save_strategy="no",
-        logging_strategy="no",
-    )
-    return RewardRefresher(live, base_model=tiny_policy, make_args=make_args, replay=0.0, heldout_fraction=0.3)
+def make(live, tiny_policy, tmp_path):
+    def make(*, settings=None, **options):
+        make_args = partial(
+            OnlineRewardConfig,
+            **{
+                "output_dir": str(tmp_path / "reward"),
+                "num_train_epochs": 4,
+                "per_device_train_batch_size": 16,
+                "learning_rate": 3e-3,
+                "use_cpu": True,
+                "bf16": False,
+                "gradient_checkpointing": False,
+                "dataloader_pin_memory": False,
+                "disable_tqdm": True,
+                "report_to": "none",
+                "save_strategy": "no",
+                "logging_strategy": "no",
+                **options,
+            },
+        )
+        arguments = RefreshArguments(**{**_SETTINGS, **(settings or {})})
+        return RewardRefresher(live, base_model=tiny_policy, make_args=make_args, settings=arguments)
+
+    return make
+
+
+@pytest.fixture
+def refresher(make):
+    return make()
+
+
+def truth(live, count=40, **sides):
+    """How often the live version agrees with people on answers that it has not seen."""
+    statements = [pair(number, **sides) for number in range(9000, 9000 + count)]
+    return sum(correctness(statements, mean_scores(live.scorer, statements))) / count
 
 
 def test_a_first_version_learns_and_goes_into_service(refresher, live, registry):
-    outcome = refresher.refresh(batch(0, 120))
+    outcome = refresher.refresh(pairs(1, 120))
     assert outcome.decision.accepted
     assert outcome.accuracy > 0.9
     assert live.version == outcome.version == registry.live(ModelRole.REWARD).name
-    assert registry.get(outcome.version).feedback_interval == (0, 120)
-    assert outcome.pairs + outcome.heldout_pairs == 120
+    version = registry.get(outcome.version)
+    assert version.feedback_interval == (0, 120)
+    assert learned_upto(registry) == 120
+    assert (outcome.trained_on, outcome.statements + outcome.heldout) == ({"PreferencePair": outcome.statements}, 120)
     consumed = registry.consumed(outcome.version)
     trained_on, judged_on = consumed.trained_on.feedback_ids, consumed.judged_on.feedback_ids
-    assert (len(trained_on), len(judged_on)) == (outcome.pairs, outcome.heldout_pairs)
-    assert trained_on | judged_on == set(batch(0, 120).feedback_ids)
+    assert (len(trained_on), len(judged_on)) == (outcome.statements, outcome.heldout)
+    assert trained_on | judged_on == set(pairs(1, 120).feedback_ids)
     registry.verify(outcome.version)
 
 
-def test_a_poisoned_batch_gives_a_version_that_is_kept_but_not_served(refresher, live, registry):
-    refresher.refresh(batch(0, 120))
-    before = live.version
-    # Most of what is new says the opposite; what is held out of it is judged by too.
-    refresher.remember(batch(200, 200))
-    outcome = refresher.refresh(batch(1000, 60, chosen="no", rejected="yes"))
+def test_thumbs_alone_make_a_version_that_orders_answers(make, live):
+    thumbs = [label(number, "yes" if number % 2 else "no", up=number % 2 == 1) for number in range(1, 161)]
+    outcome = make().refresh(batch(thumbs))
+    assert outcome.trained_on.keys() == {"UnpairedLabel"}
+    assert truth(live) > 0.9
+
+
+def test_a_version_says_how_old_and_how_certain_what_it_learned_was(refresher, registry):
+    outcome = refresher.refresh(pairs(1, 120))
+    version = registry.get(outcome.version)
+    assert outcome.ages.by_policy_version == {"policy-0001": outcome.statements}
+    assert outcome.ages.delay_hours.median == pytest.approx(1 / 60)
+    assert 40 < outcome.ages.rows.median < 80
+    assert version.config["ages"]["rows"]["median"] == outcome.ages.rows.median == version.metrics["age_rows"]
+    assert 0 <= outcome.ece == version.metrics["ece"] < 0.5
+    assert version.config["trained_on"] == {"PreferencePair": outcome.statements}
+
+
+def test_a_poisoned_interval_puts_no_worse_version_into_service(make, live):
+    refresher = make(settings={"refresh_replay": 1.0})
+    refresher.refresh(pairs(1, 120))
+    before = truth(live)
+    flipped = {"chosen": "no", "rejected": "yes"}
+    refresher.refresh(batch([pair(number, **flipped if number % 10 < 3 else {}) for number in range(121, 241)]))
+    assert truth(live) >= before - 0.05
+
+
+def test_a_version_that_is_worse_is_kept_but_not_served(make, live, registry):
+    refresher = make()
+    refresher.refresh(pairs(1, 60))
+    before, truth_before = live.version, truth(live)
+    # Somebody turns around all that is trained on, while the others go on as before.
+    steady = [pair(number) for number in range(61, 261) if not refresher.memory.trainable([pair(number)])]
+    refresher.remember(batch(steady))
+    turned = [pair(n, chosen="no", rejected="yes", session_ids=(_trained(refresher, n),)) for n in range(261, 421)]
+    outcome = refresher.refresh(batch(turned))
     assert not outcome.decision.accepted
-    assert live.version == before
+    assert (live.version, truth(live)) == (before, truth_before)
     assert registry.get(outcome.version).status is VersionStatus.REFUSED
     assert "accuracy" in registry.get(outcome.version).reason
 
 
+def _trained(refresher, number):
+    """The name of a conversation that is trained on."""
+    names = (f"session-{number}-{attempt}" for attempt in range(100))
+    return next(name for name in names if refresher.memory.trainable([pair(number, session_ids=(name,))]))
+
+
+def test_a_change_of_taste_is_noticed_and_followed(make, live):
+    refresher = make(settings={"refresh_replay": 1.0, "refresh_drift_half_life": 20.0})
+    refresher.refresh(pairs(1, 200))
+    assert not refresher.watch(pairs(201, 100))
+    refresher.remember(pairs(201, 100))
+    turned = {"chosen": "no", "rejected": "yes"}
+    assert refresher.watch(pairs(301, 60, **turned))
+    assert 270 < refresher.memory.change.seq < 320
+    outcome = refresher.refresh(pairs(301, 100, **turned))
+    assert "right about" in outcome.drift
+    assert outcome.decision.accepted
+    assert truth(live, **turned) > 0.9
+    assert refresher.alarm is None
+
+
+def test_a_version_that_collapses_is_made_anew_from_the_initial_model(make, live, registry):
+    refresher = make(settings={"refresh_replay": 1.0})
+    refresher.refresh(pairs(1, 200))
+    ruined = make(settings={"refresh_replay": 1.0}, reinit_head=True, learning_rate=0.0)
+    ruined.memory = refresher.memory
+    ruined_args, sound_args = ruined.make_args, refresher.make_args
+    used = iter([ruined_args, sound_args])
+    ruined.make_args = lambda: next(used)()
+    outcome = ruined.refresh(pairs(201, 60))
+    assert outcome.restarted
+    assert outcome.statements > 60
+    assert registry.get(outcome.version).config["restarted"] == outcome.restarted
+    assert truth(live) > 0.9
+
+
+def test_where_a_refresher_is_comes_back_with_a_checkpoint(refresher, make):
+    refresher.refresh(pairs(1, 120))
+    refresher.watch(pairs(121, 80))
+    assert refresher.watch(pairs(201, 60, chosen="no", rejected="yes"))
+    resumed = make()
+    resumed.load_state_dict(refresher.state_dict())
+    assert resumed.state_dict() == refresher.state_dict()
+    assert resumed.memory.change == ChangePoint(refresher.alarm.change_seq, resumed.memory.change.at)
+    assert resumed.memory.change.at > START
+
+
 def test_what_is_withdrawn_is_neither_trained_nor_judged_on_again(refresher):
-    refresher.remember(batch(0, 40))
-    kept_back = [row for row in refresher._heldout + refresher._history if row.seq >= 20]
-    withdrawn = frozenset(f"feedback-{number}" for number in range(20))
-    refresher.remember(replace(batch(40, 0), withdrawn=withdrawn))
-    assert refresher._heldout + refresher._history == kept_back
+    refresher.remember(pairs(1, 40))
+    memory = refresher.memory
+    withdrawn = frozenset(f"feedback-{number}" for number in range(1, 21))
+    refresher.remember(replace(batch([pair(41)]), withdrawn=withdrawn))
+    left = memory.judging_slice() + memory.everything(upto=41, now=START)
+    assert {row.seq for row in left} == set(range(21, 42))
 
 
 def test_scores_of_every_version_have_mean_0_and_spread_1_on_the_same_anchors(refresher, live):
-    refresher.refresh(batch(0, 120))
+    refresher.refresh(pairs(1, 120))
     first = live.scorer
-    refresher.refresh(batch(200, 120))
+    refresher.refresh(pairs(201, 120))
     second = live.scorer
     assert first is not second
-    assert first.anchors["conversations"] == second.anchors["conversations"]
+    anchors = first.standard.anchor_set.conversations
+    assert anchors == second.standard.anchor_set.conversations
     for scorer in (first, second):
-        scores = scorer.scores(scorer.anchors["conversations"])
+        scores = scorer.scores(anchors)
         assert scores.mean().item() == pytest.approx(0.0, abs=1e-4)
         assert scores.std().item() == pytest.approx(1.0, abs=1e-4)
 
 
 def test_anchors_that_were_erased_are_replaced_and_those_of_each_version_are_recorded(refresher, live, registry):
-    first = refresher.refresh(batch(0, 120))
-    before = live.scorer.anchors
-    erased = set(before["sources"][0]["feedback_ids"] + before["sources"][9]["feedback_ids"])
+    first = refresher.refresh(pairs(1, 120))
+    before = live.scorer.standard.anchor_set
+    erased = set(before.anchors[0].feedback_ids + before.anchors[9].feedback_ids)
     # Found when a run resumes, or in the batch itself.
-    refresher.remember(replace(batch(120, 0), withdrawn=frozenset(erased)))
-    second = refresher.refresh(batch(200, 120))
-    after = live.scorer.anchors
+    refresher.remember(replace(batch([pair(121)]), withdrawn=frozenset(erased)))
+    second = refresher.refresh(pairs(201, 120))
+    after = live.scorer.standard.anchor_set
     assert live.version == second.version
-    assert len(after["conversations"]) == len(before["conversations"]) == 64
-    kept = [source for source in before["sources"] if erased.isdisjoint(source["feedback_ids"])]
-    assert after["sources"][: len(kept)] == kept
+    assert len(after.anchors) == len(before.anchors) == 64
+    kept = [anchor for anchor in before.anchors if erased.isdisjoint(anchor.feedback_ids)]
+    assert list(after.anchors[: len(kept)]) == kept
     assert len(kept) < 64
-    names = {name for source in after["sources"] for name in source["feedback_ids"]}
+    names = after.sources.feedback_ids
     assert registry.consumed(second.version).anchored_on.feedback_ids == names
     assert erased.isdisjoint(names)
     assert {use.version for use in uses(registry, feedback_ids=erased) if _KEPT in use.how} == {first.version}
 
 
-def test_pairs_are_kept_with_the_probability_of_their_weight(refresher):
-    fresh = [pair(number, weight=0.25) for number in range(2000)]
-    assert 400 < len(refresher._by_weight(fresh, 7)) < 600
-    assert len(refresher._by_weight([pair(number) for number in range(50)], 7)) == 50
-
-
 def test_nothing_to_train_on_is_refused(refresher):
-    with pytest.raises(ValueError, match=r"feedback in \(5, 5\] gives no preference pair"):
-        refresher.refresh(batch(5, 0))
+    with pytest.raises(ValueError, match=r"feedback in \(5, 5\] gives no statement"):
+        refresher.refresh(replace(pairs(1, 1), pairs=(), after=5, upto=5))
 
 
 def test_a_score_does_not_depend_on_the_other_answers_of_the_batch(tiny_policy):
@@ -154,7 +229,7 @@ def test_a_score_does_not_depend_on_the_other_answers_of_the_batch(tiny_policy):
 
 
 def test_the_live_reward_names_its_version_in_the_log(refresher, live):
-    refresher.refresh(batch(0, 60))
+    refresher.refresh(pairs(1, 60))
     extra, metrics = {}, {}
     prompts = [conversation("why?", "")[:1]] * 2
     completions = [conversation("", "yes 1")[1:], conversation("", "no 1")[1:]]
@@ -171,7 +246,7 @@ def test_a_live_reward_without_a_version_says_so(live):
 
 
 def test_damaged_files_are_not_put_into_service(refresher, live, registry):
-    version = refresher.refresh(batch(0, 60)).version
+    version = refresher.refresh(pairs(1, 60)).version
     with (registry.path(version) / "config.json").open("a") as file:
         file.write(" ")
     with pytest.raises(RegistryError, match=r"config\.json"):

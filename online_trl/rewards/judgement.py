@@ -1,0 +1,124 @@
+"""What is measured of a reward model before it may go into service."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..gates import compare_anchors, reward_gate
+from ..types import GateDecision, PreferencePair, Statement, UnpairedLabel
+from .anchors import AnchorSet, Standard
+from .calibration import Calibration, calibration, pair_calibration
+from .judging import correctness, judging_weights
+from .scorer import RewardScorer
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """
+    What is known of a candidate.
+
+    Args:
+        standard ([`~online_trl.rewards.anchors.Standard`]):
+            Its scale.
+        decision ([`~online_trl.types.GateDecision`]):
+            Whether it may go into service.
+        judged (`tuple[Statement, ...]`):
+            The newest held-out statements, which decided that.
+        accuracy (`float`), audit_accuracy (`float`):
+            How often it is right about them, and about held-out statements of all times; NaN of none.
+        spread (`float`):
+            Spread of its raw scores over the anchors.
+        audited (`int`):
+            How many held-out statements of all times there were.
+        pair_calibration ([`~online_trl.rewards.calibration.Calibration`]), label_calibration (`Calibration`):
+            Whether it is as sure as it is right: which of two answers is chosen, and which answer gets a thumb up.
+    """
+
+    standard: Standard
+    decision: GateDecision
+    judged: tuple[Statement, ...]
+    accuracy: float
+    audit_accuracy: float
+    audited: int
+    spread: float
+    pair_calibration: Calibration
+    label_calibration: Calibration
+
+
+def judge(
+    candidate: RewardScorer,
+    live: RewardScorer | None,
+    anchors: AnchorSet,
+    judged: Sequence[Statement],
+    audited: Sequence[Statement],
+    *,
+    threshold: float,
+) -> Judgement:
+    """
+    Measures a candidate against the version in service.
+
+    Args:
+        candidate ([`~online_trl.rewards.scorer.RewardScorer`]), live ([`~online_trl.rewards.scorer.RewardScorer`]):
+            The two; `None` if nothing is in service yet.
+        anchors ([`~online_trl.rewards.anchors.AnchorSet`]):
+            What the candidate's scores are standardised on.
+        judged (`Sequence[Statement]`):
+            The newest held-out statements.
+        audited (`Sequence[Statement]`):
+            Held-out statements of all times.
+        threshold (`float`):
+            Raw score of the candidate that a thumb up needs.
+    """
+    raw = candidate.raw_scores(anchors.conversations)
+    scores, weights = mean_scores(candidate, judged), judging_weights(judged)
+    correct = correctness(judged, scores)
+    comparison = None
+    if live is not None:
+        of_live = live.raw_scores(anchors.conversations).mean(dim=1)
+        comparison = compare_anchors(raw.mean(dim=1).tolist(), of_live.tolist())
+    decision = reward_gate(
+        correct,
+        None if live is None else correctness(judged, mean_scores(live, judged)),
+        weights=weights,
+        anchors=comparison,
+    )
+    return Judgement(
+        standard=Standard(anchors, raw.tolist()),
+        decision=decision,
+        judged=tuple(judged),
+        accuracy=_mean(correct, weights),
+        audit_accuracy=_mean(correctness(audited, mean_scores(candidate, audited)), judging_weights(audited)),
+        audited=len(audited),
+        spread=float(raw.mean(dim=1).std(correction=0)),
+        pair_calibration=_pair_calibration(judged, scores),
+        label_calibration=_label_calibration(judged, scores, threshold),
+    )
+
+
+def mean_scores(scorer: RewardScorer, statements: Sequence[Statement]) -> list[list[float]]:
+    """Scores each answer of each statement by the mean of the heads, on the model's own scale."""
+    conversations = [each.prompt + completion for each in statements for completion in each.completions]
+    scores = iter(scorer.raw_scores(conversations).mean(dim=1).tolist())
+    return [[next(scores) for _ in each.completions] for each in statements]
+
+
+def _pair_calibration(judged: Sequence[Statement], scores: Sequence[Sequence[float]]) -> Calibration:
+    pairs = [(each, row) for each, row in zip(judged, scores, strict=True) if isinstance(each, PreferencePair)]
+    return pair_calibration([row[0] - row[1] for _, row in pairs], [pair.weight for pair, _ in pairs])
+
+
+def _label_calibration(
+    judged: Sequence[Statement], scores: Sequence[Sequence[float]], threshold: float
+) -> Calibration:
+    labels = [(each, row) for each, row in zip(judged, scores, strict=True) if isinstance(each, UnpairedLabel)]
+    # tanh, unlike exp, does not overflow where the model is very sure.
+    chances = [(1 + math.tanh((row[0] - threshold) / 2)) / 2 for _, row in labels]
+    return calibration(chances, [label.score for label, _ in labels], [label.weight for label, _ in labels])
+
+
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    return float(np.average(values, weights=weights)) if sum(weights) > 0 else float("nan")
