@@ -94,11 +94,12 @@ def _add_guards(app: FastAPI, service: Service) -> None:
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(KeyCheck, key_ring=KeyRing(service.store.keys), rate_limits=service.rate_limits)
     app.add_middleware(OriginCheck, allowed_origins=[*settings.allowed_origins, *own])
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=settings.allowed_origins,
-        allow_methods=["GET", "POST", "DELETE"],
-        # OpenAI's client sends a dozen of its own.
-        allow_headers=["*"],
-        expose_headers=READ_HEADERS,
-    )
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            # OpenAI's client sends a dozen of its own.
+            allow_headers=["*"],
+            expose_headers=READ_HEADERS,
+        )
