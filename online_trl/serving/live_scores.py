@@ -12,14 +12,14 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from ..registry import ModelRegistry, RegistryError
 from ..rewards.asking import Scores
 from ..types import Message, ModelRole
 
 if TYPE_CHECKING:
-    import torch
+    from ..rewards.scorer import RewardScorer
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +45,6 @@ class AnswerScores(Protocol):
         ...
 
 
-class HeadScorer(Protocol):
-    """What is asked of a [`~online_trl.rewards.scorer.RewardScorer`]."""
-
-    def head_scores(self, conversations: Sequence[list[Message]]) -> torch.Tensor:
-        """Scores conversations, each head standardised on the anchors; shape `(len(conversations), num_heads)`."""
-        ...
-
-
 class LiveScores:
     """
     The reward model that is live in a registry. To be used on one event loop.
@@ -65,7 +57,7 @@ class LiveScores:
     def __init__(self, registry: ModelRegistry) -> None:
         self._registry = registry
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="score")
-        self._loaded: tuple[str, HeadScorer] | None = None
+        self._loaded: tuple[str, RewardScorer] | None = None
         self._tried: str | None = None
         self._load: asyncio.Task[None] | None = None
         self._reported = ""
@@ -132,11 +124,11 @@ class LiveScores:
             logger.error(message)
 
 
-def _load(registry: ModelRegistry, version: str) -> HeadScorer:
+def _load(registry: ModelRegistry, version: str) -> RewardScorer:
     import torch
 
     from ..rewards.scorer import RewardScorer
 
     registry.verify(version)
     path: Path = registry.path(version)
-    return cast(HeadScorer, RewardScorer(path, device="cuda" if torch.cuda.is_available() else "cpu"))
+    return RewardScorer(path, device="cuda" if torch.cuda.is_available() else "cpu")
