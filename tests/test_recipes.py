@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas
@@ -12,14 +14,16 @@ import pytest
 import yaml
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import ModelConfig
 
-from feedback import add_comparisons
+from feedback import WriteEachStep, add_comparisons
 from online_trl.config import check_config_file
-from online_trl.grpo import OnlineGRPOConfig
+from online_trl.grpo import OnlineGRPOConfig, OnlineGRPOTrainer
 from online_trl.ppo import OnlinePPOConfig
 from online_trl.registry import ModelRegistry
+from online_trl.rewards.reward_trainer import OnlineRewardConfig
+from online_trl.rewards.scorer import LiveReward
 from online_trl.store import FeedbackStore
 from online_trl.types import ModelRole, Scope, VersionStatus
 from served_log import make_app, served
@@ -171,6 +175,87 @@ def test_two_processes_train_on_a_log_behind_a_server_which_one_of_them_reads(ti
     assert len(ModelRegistry(tmp_path / "registry").versions(ModelRole.REWARD)) >= 2
 
 
+@pytest.mark.timeout(300)
+def test_a_trainer_takes_over_what_another_process_puts_into_service(tiny_policy, tmp_path):
+    """Two ranks follow the log; a trainer beside them follows the registry."""
+    folder = tmp_path / "refresh"
+    folder.mkdir()
+    content = {
+        "model_name_or_path": tiny_policy,
+        "store": f"sqlite:///{tmp_path / 'log.db'}",
+        "registry": str(tmp_path / "registry"),
+        "refresh_rows": 60,
+        "refresh_min_statements": 8,
+        "pause": 0.1,
+        "max_refreshes": 2,
+        "output_dir": str(folder),
+        "learning_rate": 1e-3,
+        "per_device_train_batch_size": 8,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(content))
+    registry = ModelRegistry(tmp_path / "registry")
+    with FeedbackStore(content["store"]) as store, ThreadPoolExecutor(1) as pool:
+        add_comparisons(store, 40)
+        refresher = pool.submit(
+            launch,
+            "reward_refresh",
+            "--config",
+            folder / "config.yaml",
+            accelerate_config="accelerate_ddp_cpu.yaml",
+        )
+        while registry.live(ModelRole.REWARD) is None and not refresher.done():
+            time.sleep(0.1)
+        assert not refresher.done(), refresher.result().stderr[-3000:]
+        live = LiveReward(registry)
+        args = OnlineGRPOConfig(
+            output_dir=str(tmp_path / "out"),
+            refresh_mode="follow",
+            max_steps=2000,
+            per_device_train_batch_size=8,
+            num_generations=4,
+            max_completion_length=4,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            dataloader_pin_memory=False,
+        )
+        prompts = Dataset.from_list([{"prompt": [{"role": "user", "content": "seed"}]}] * 8)
+        trainer = OnlineGRPOTrainer(tiny_policy, [live], args, train_dataset=prompts, store=store)
+        trainer.add_callback(WriteEachStep(store))
+        trainer.add_callback(StopAtVersion(live, "reward-0002"))
+        trainer.train()
+        assert refresher.result().returncode == 0, refresher.result().stderr[-3000:]
+    assert [version.status for version in registry.versions(ModelRole.REWARD)] == [
+        VersionStatus.RETIRED,
+        VersionStatus.LIVE,
+    ]
+    assert live.versions_used == ["reward-0001", "reward-0002"]
+    assert trainer.feedback_cursor is None
+    first, second = (version.feedback_interval for version in registry.versions(ModelRole.REWARD))
+    assert first[0] == 0
+    assert first[1] == second[0] < second[1]
+
+
+class StopAtVersion(TrainerCallback):
+    """Stops a run a step after a version was taken over."""
+
+    def __init__(self, live, version):
+        self.live = live
+        self.version = version
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = self.version in self.live.versions_used
+
+
 @pytest.mark.parametrize("scopes", [None, [Scope.CHAT, Scope.FEEDBACK]], ids=["no key", "wrong scope"])
 def test_a_log_that_the_key_does_not_open_is_found_before_a_model_is_loaded(
     scopes, tiny_policy, tmp_path, monkeypatch
@@ -192,13 +277,24 @@ def test_a_log_that_the_key_does_not_open_is_found_before_a_model_is_loaded(
                 prepare(*parse_arguments(OnlineGRPOConfig, ["--config", str(config)]))
 
 
-@pytest.mark.parametrize("recipe", CONFIGS)
-def test_the_shipped_config_holds_only_known_keys(recipe):
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes" / "configs").glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_shipped_config_holds_only_known_keys(file):
+    from online_trl.refresh_script import RefreshScriptArguments
     from online_trl.script import OnlineScriptArguments
 
-    check_config_file(
-        ROOT / "recipes" / "configs" / f"{recipe}.yaml", [OnlineScriptArguments, CONFIGS[recipe], ModelConfig]
-    )
+    own = [RefreshScriptArguments, OnlineRewardConfig]
+    if file.stem in CONFIGS:
+        own = [OnlineScriptArguments, CONFIGS[file.stem]]
+    check_config_file(file, [*own, ModelConfig])
+
+
+def test_a_refresh_without_a_registry_says_what_is_missing(tiny_policy, tmp_path):
+    from online_trl.config import ConfigError
+    from online_trl.refresh_script import prepare_refresh
+
+    arguments = ["--model_name_or_path", tiny_policy, "--store", "sqlite:///log.db", "--output_dir", str(tmp_path)]
+    with pytest.raises(ConfigError, match=r"both `store`, .* and `registry`"):
+        prepare_refresh([*arguments, "--use_cpu", "--bf16", "false"])
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "ds_configs").glob("*.yaml")), ids=lambda file: file.name)
