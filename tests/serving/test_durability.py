@@ -185,7 +185,7 @@ def test_clock_that_goes_backwards_changes_neither_order_nor_completeness(
     names = seeded(store)
     hours = iter(range(1000, 0, -1))
     past = datetime(2026, 1, 1, tzinfo=timezone.utc)
-    for module in ("online_trl.types.utcnow", "online_trl.store.rows.utcnow"):
+    for module in ("online_trl.types.utcnow", "online_trl.store.group.utcnow"):
         monkeypatch.setattr(module, lambda: past + timedelta(hours=next(hours)))
     cursor, read = store.latest_seq(), []
     for number in range(40):
