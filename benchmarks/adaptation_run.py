@@ -23,10 +23,8 @@ from adaptation_policy import MAX_TOKENS, Answered, examine, load_policy, sample
 from adaptation_scenarios import EVERY_ANSWER, SCENARIOS, VERSION_STEPS, Scenario
 from adaptation_users import Audience
 from online_trl.callbacks import RefreshCallback
-from online_trl.data import PreferenceFeed
 from online_trl.loop import TRAINERS
 from online_trl.registry import ModelRegistry
-from online_trl.rewards.schedule import RefreshSchedule
 from online_trl.rewards.scorer import LiveReward
 from online_trl.simulation import helpdesk
 from online_trl.simulation.base_policy import train_base_policy
@@ -42,11 +40,11 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 _COMMON: dict[str, Any] = {
     "per_device_train_batch_size": 32,
     "max_completion_length": MAX_TOKENS,
-    "beta": 0.15,
-    "learning_rate": 3e-4,
+    "beta": 0.3,
+    "learning_rate": 6e-4,
     "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 5,
-    "refresh_min_statements": 8,
+    "refresh_min_pairs": 4,
     "refresh_replay": 2.0,
     "reward_config": {"learning_rate": 1e-3, "num_train_epochs": 2, "per_device_train_batch_size": 16},
     "save_strategy": "no",
@@ -263,8 +261,7 @@ def _assemble(run: Run, base: Path, folder: Path, taste: Taste, store: FeedbackS
     if isinstance(reward, PlainRefresher):
         steps = run.version_steps if run.arm == "plain" else 0
         # After the deployment, so that a refresh learns from what was said about the newest version.
-        schedule = RefreshSchedule(PreferenceFeed(store, max_user_share=args.max_user_share), reward, min_statements=2)
-        trainer.add_callback(RefreshCallback(schedule, steps=steps))
+        trainer.add_callback(RefreshCallback(trainer.online_collator, reward, steps=steps, min_pairs=2))
     return deployment, trainer
 
 
