@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ import datasets
 import torch
 import transformers
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 
 from adaptation_arms import PlainRefresher, TrueTaste, accuracy
 from adaptation_asking import Asking
-from adaptation_policy import MAX_TOKENS, Answered, examine, load_policy, sample, satisfaction
-from adaptation_scenarios import EVERY_ANSWER, SCENARIOS, VERSION_STEPS, Scenario
+from adaptation_deployment import Deployment
+from adaptation_policy import MAX_TOKENS, examine, load_policy, satisfaction
+from adaptation_scenarios import SCENARIOS, Run, scaled
 from adaptation_users import Audience
 from online_trl.callbacks import RefreshCallback
 from online_trl.loop import TRAINERS
@@ -31,7 +32,6 @@ from online_trl.simulation.base_policy import train_base_policy
 from online_trl.simulation.taste import Taste
 from online_trl.store import FeedbackStore
 
-_QUESTIONS, _ANSWERS = 64, 2
 _FINAL_QUESTIONS, _FINAL_ANSWERS = 128, 4
 _SETTINGS: dict[str, dict[str, Any]] = {
     "grpo": {"num_generations": 8},
@@ -58,127 +58,6 @@ _COMMON: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """
-    What is run.
-
-    Args:
-        scenario (`str`), arm (`str`), trainer (`str`):
-            Names of these.
-        seed (`int`), taste_seed (`int`):
-            Seeds of everything that is drawn, and of the taste.
-        size (`float`, *optional*, defaults to `1.0`):
-            Policy steps and conversations, as a share of the usual number.
-    """
-
-    scenario: str
-    arm: str
-    trainer: str
-    seed: int
-    taste_seed: int
-    size: float = 1.0
-
-    @property
-    def name(self) -> str:
-        """Name of the run's file."""
-        return f"{self.scenario}-{self.arm}-{self.trainer}-{self.seed}"
-
-    @property
-    def setting(self) -> Scenario:
-        """The scenario."""
-        return SCENARIOS[self.scenario]
-
-    @property
-    def version_steps(self) -> int:
-        """Policy steps from one version to the next."""
-        return max(1, round(self.size * VERSION_STEPS[self.trainer] * self.setting.pace))
-
-
-class Deployment(TrainerCallback):
-    """
-    Plays deployment: every so many steps there is a new version, which is examined, and which users talk to.
-
-    Args:
-        run ([`Run`]):
-            What is run.
-        taste ([`~online_trl.simulation.taste.Taste`]):
-            The taste at the start.
-        reward:
-            The reward function, whose accuracy is followed.
-        audience ([`Audience`], *optional*):
-            The users, if anybody learns from them.
-        asking ([`Asking`], *optional*):
-            Chooses what is compared, where users are asked.
-    """
-
-    def __init__(
-        self, run: Run, taste: Taste, reward: Any, audience: Audience | None, asking: Asking | None = None
-    ) -> None:
-        self.run = run
-        self.taste = taste
-        self.reward = reward
-        self.audience = audience
-        self.asking = asking
-        self.curve: list[dict[str, Any]] = []
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        first = -max(self.run.setting.lags)
-        for round in range(first, 0):
-            self._serve(round, 1, kwargs["model"], kwargs["processing_class"])
-        self._deploy(0, kwargs["model"], kwargs["processing_class"])
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        version, rest = divmod(state.global_step, self.run.version_steps)
-        if rest == 0 and version < self.run.setting.versions:
-            self._deploy(version, kwargs["model"], kwargs["processing_class"])
-
-    def _deploy(self, round: int, model: Any, tokenizer: Any) -> None:
-        answered = examine(
-            model,
-            tokenizer,
-            questions=_scaled(_QUESTIONS, self.run.size),
-            answers=_ANSWERS,
-            seed=1000 * self.run.seed + round,
-        )
-        self.curve.append(self._mark(round, answered))
-        if self.run.setting.flipped and round == self.run.setting.versions // 2:
-            self._flip()
-            self.curve.append(self._mark(round, answered))
-        self._serve(round, round + 1, model, tokenizer)
-
-    def _flip(self) -> None:
-        self.taste = self.taste.flip(self.run.setting.flipped)
-        if isinstance(self.reward, TrueTaste):
-            self.reward.taste = self.taste
-        if self.audience is not None:
-            self.audience.taste = self.taste
-
-    def _mark(self, round: int, answered: Answered) -> dict[str, Any]:
-        return {
-            "step": round * self.run.version_steps,
-            "statements": self.audience.said.total() if self.audience is not None else 0,
-            "satisfaction": satisfaction(self.taste, answered),
-            "accuracy": accuracy(self.reward, self.taste, answered) if self.is_rewarding else None,
-        }
-
-    @property
-    def is_rewarding(self) -> bool:
-        """Whether the reward has learned anything yet."""
-        return not isinstance(self.reward, LiveReward) or self.reward.version is not None
-
-    def _serve(self, round: int, number: int, model: Any, tokenizer: Any) -> None:
-        if self.audience is None:
-            return
-        seed = 1000 * self.run.seed + 500 + round
-        self.audience.hold(
-            round,
-            f"policy-{number:04d}",
-            lambda questions: sample(model, tokenizer, questions, seed=seed),
-            self.asking.choose if self.asking is not None else None,
-        )
-
-
 def train(run: Run, base: Path, folder: Path) -> dict[str, Any]:
     """
     Trains, and returns what is to be reported.
@@ -199,7 +78,7 @@ def train(run: Run, base: Path, folder: Path) -> dict[str, Any]:
         answered = examine(
             trainer.model,
             trainer.processing_class,
-            questions=_scaled(_FINAL_QUESTIONS, run.size),
+            questions=run.scaled(_FINAL_QUESTIONS),
             answers=_FINAL_ANSWERS,
             seed=run.seed,
         )
@@ -222,6 +101,7 @@ def train(run: Run, base: Path, folder: Path) -> dict[str, Any]:
         ],
         "samples": [{"question": question, "answer": answer} for question, answer in answered[:20:4]],
         "seconds": time.monotonic() - started,
+        "cpu_seconds": time.process_time(),
     }
 
 
@@ -234,10 +114,7 @@ def _assemble(run: Run, base: Path, folder: Path, taste: Taste, store: FeedbackS
         reward = LiveReward(ModelRegistry(folder / "registry"))
     audience = None
     if run.arm != "oracle":
-        scenario = run.setting
-        audience = Audience(
-            store, taste, scenario, every_answer=run.scenario in EVERY_ANSWER, seed=run.seed, size=run.size
-        )
+        audience = Audience(store, taste, run.setting, seed=run.seed, size=run.size)
     asking = Asking(reward, run.arm, seed=run.seed) if run.setting.asks and run.arm != "oracle" else None
     deployment = Deployment(run, taste, reward, audience, asking)
     args = config_type(
@@ -267,9 +144,9 @@ def _assemble(run: Run, base: Path, folder: Path, taste: Taste, store: FeedbackS
 
 def make_base(folder: Path, *, seed: int, taste_seed: int, size: float = 1.0) -> dict[str, Any]:
     """Trains the base policy of a seed, and returns how satisfying it is in each scenario's end."""
-    train_base_policy(folder, seed=seed, max_steps=max(60, round(200 * size)), conversations=_scaled(4000, size))
+    train_base_policy(folder, seed=seed, max_steps=max(60, round(200 * size)), conversations=scaled(4000, size))
     model, tokenizer = load_policy(folder)
-    questions = _scaled(_FINAL_QUESTIONS, size)
+    questions = scaled(_FINAL_QUESTIONS, size)
     answered = examine(model, tokenizer, questions=questions, answers=2 * _FINAL_ANSWERS, seed=seed)
     return {
         "seed": seed,
@@ -278,10 +155,6 @@ def make_base(folder: Path, *, seed: int, taste_seed: int, size: float = 1.0) ->
             name: satisfaction(scenario.final_taste(taste_seed), answered) for name, scenario in SCENARIOS.items()
         },
     }
-
-
-def _scaled(count: int, size: float) -> int:
-    return min(count, max(1, round(size * count)))
 
 
 def run_job(what: dict[str, Any], base: Path, result: Path) -> None:

@@ -28,6 +28,8 @@ class Scenario:
             Conversations with each version.
         mixture ([`~online_trl.simulation.reactions.Mixture`]):
             How often they end in which reaction.
+        every_answer (`bool`, *optional*, defaults to `True`):
+            Whether who has nothing else to say rates the answer.
         lags (`tuple[int, ...]`, *optional*, defaults to `(0,)`):
             How many versions late a statement arrives: one of these, drawn at random.
         weights (`Mapping[str, float]`, *optional*):
@@ -53,6 +55,7 @@ class Scenario:
     goal: float
     sessions: int
     mixture: Mixture
+    every_answer: bool = True
     lags: tuple[int, ...] = (0,)
     weights: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
     flipped: tuple[str, ...] = ()
@@ -90,7 +93,7 @@ _OF_MANNERS = {"action": 0.1, "concise": 0.1, "definite": 0.35, "polite": 0.35, 
 
 SCENARIOS = {
     "dense": Scenario(goal=0.90, sessions=120, mixture=_TALKATIVE, trainers=("grpo", "ppo")),
-    "sparse": Scenario(goal=0.75, sessions=600, mixture=_SILENT),
+    "sparse": Scenario(goal=0.75, sessions=600, mixture=_SILENT, every_answer=False),
     "delayed": Scenario(goal=0.85, sessions=120, mixture=_TALKATIVE, lags=(2, 3)),
     "shifting": Scenario(
         goal=0.80,
@@ -107,5 +110,43 @@ SCENARIOS = {
     ),
 }
 
-EVERY_ANSWER = ("dense", "delayed", "shifting", "adversarial")
-"""Scenarios in which nobody stays silent: who has nothing else to say rates the answer."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """
+    What is run.
+
+    Args:
+        scenario (`str`), arm (`str`), trainer (`str`):
+            Names of these.
+        seed (`int`), taste_seed (`int`):
+            Seeds of everything that is drawn, and of the taste.
+        size (`float`, *optional*, defaults to `1.0`):
+            Policy steps and conversations, as a share of the usual number.
+    """
+
+    scenario: str
+    arm: str
+    trainer: str
+    seed: int
+    taste_seed: int
+    size: float = 1.0
+
+    @property
+    def setting(self) -> Scenario:
+        """The scenario."""
+        return SCENARIOS[self.scenario]
+
+    @property
+    def version_steps(self) -> int:
+        """Policy steps from one version to the next."""
+        return max(1, round(self.size * VERSION_STEPS[self.trainer] * self.setting.pace))
+
+    def scaled(self, count: int) -> int:
+        """Returns a count as it is in a run of this size."""
+        return scaled(count, self.size)
+
+
+def scaled(count: int, size: float) -> int:
+    """Returns the share of a count, at least 1 and at most all of it."""
+    return min(count, max(1, round(size * count)))

@@ -37,8 +37,6 @@ class Audience:
             What they like at present.
         scenario ([`Scenario`]):
             How they behave.
-        every_answer (`bool`):
-            Whether who has nothing else to say rates the answer.
         seed (`int`):
             Seed of everything that is drawn.
         size (`float`, *optional*, defaults to `1.0`):
@@ -51,14 +49,12 @@ class Audience:
         taste: Taste,
         scenario: Scenario,
         *,
-        every_answer: bool,
         seed: int,
         size: float = 1.0,
     ) -> None:
         self.store = store
         self.taste = taste
         self.scenario = scenario
-        self.every_answer = every_answer
         self.seed = seed
         self.sessions = max(1, round(size * scenario.sessions))
         self.said: Counter[str] = Counter()
@@ -123,7 +119,7 @@ class Audience:
         if self._is_contrary(session.user):
             answers = [_opposite(answer) for answer in answers]
         statement = react(kind, session, answers)
-        if statement is None and self.every_answer:
+        if statement is None and self.scenario.every_answer:
             statement = react("rating", session, answers)
         return statement
 

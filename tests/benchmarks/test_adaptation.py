@@ -5,8 +5,8 @@ import pytest
 
 from adaptation import Job, run_all
 from adaptation_plot import write_plots
-from adaptation_run import Run, make_base, train
-from adaptation_scenarios import SCENARIOS
+from adaptation_run import make_base, train
+from adaptation_scenarios import SCENARIOS, Run
 from adaptation_summary import label_ratio, labels_needed, summarise
 
 
