@@ -40,7 +40,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 _COMMON: dict[str, Any] = {
     "per_device_train_batch_size": 32,
     "max_completion_length": MAX_TOKENS,
-    "beta": 0.3,
+    "beta": 0.2,
     "learning_rate": 6e-4,
     "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 5,
