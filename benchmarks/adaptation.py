@@ -89,6 +89,7 @@ def run_jobs(arguments: argparse.Namespace, seeds: Sequence[tuple[int, int]]) ->
                     "seed": seed,
                     "taste_seed": taste,
                     "size": arguments.size,
+                    "settings": arguments.settings if arm not in ("oracle", "frozen", "plain") else {},
                 }
                 result = arguments.output / "runs" / f"{what['scenario']}-{arm}-{trainer}-{seed}.json"
                 jobs[result] = Job(what, arguments.output / "base" / str(seed), result)
@@ -158,6 +159,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--trainer", choices=("grpo", "ppo", "both"), default="both")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time, of one thread each (%(default)s)")
     parser.add_argument("--size", type=float, default=1.0, help="share of the steps and conversations, for a try")
+    parser.add_argument(
+        "--settings",
+        type=json.loads,
+        default={},
+        help="fields of the trainer's config to change for ours, as JSON; in a folder of its own",
+    )
     return parser.parse_args()
 
 

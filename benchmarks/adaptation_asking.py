@@ -41,4 +41,4 @@ class Asking:
     def _head_scores(self, question: str, texts: Sequence[str]) -> np.ndarray:
         prompt = {"role": "user", "content": question}
         conversations = [[prompt, {"role": "assistant", "content": text}] for text in texts]
-        return self.reward.scorer.raw_scores(conversations).reshape(len(texts), -1).numpy()
+        return self.reward.scorer.head_scores(conversations).numpy()

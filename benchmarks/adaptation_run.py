@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import time
@@ -24,8 +25,11 @@ from adaptation_policy import MAX_TOKENS, examine, load_policy, satisfaction
 from adaptation_scenarios import SCENARIOS, Run, scaled
 from adaptation_users import Audience
 from online_trl.callbacks import RefreshCallback
+from online_trl.data import PreferenceFeed
 from online_trl.loop import TRAINERS
 from online_trl.registry import ModelRegistry
+from online_trl.rewards.refresh import RefreshOutcome
+from online_trl.rewards.schedule import RefreshSchedule
 from online_trl.rewards.scorer import LiveReward
 from online_trl.simulation import helpdesk
 from online_trl.simulation.base_policy import train_base_policy
@@ -44,7 +48,7 @@ _COMMON: dict[str, Any] = {
     "learning_rate": 6e-4,
     "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 5,
-    "refresh_min_pairs": 4,
+    "refresh_min_statements": 4,
     "refresh_replay": 2.0,
     "reward_config": {"learning_rate": 1e-3, "num_train_epochs": 2, "per_device_train_batch_size": 16},
     "save_strategy": "no",
@@ -95,10 +99,7 @@ def train(run: Run, base: Path, folder: Path) -> dict[str, Any]:
         "accuracy": final["accuracy"],
         "said": dict(deployment.audience.said) if deployment.audience else {},
         "answers": deployment.audience.answers if deployment.audience else 0,
-        "refreshes": [
-            {"version": o.version, "accepted": o.decision.accepted, "reason": o.decision.reason, "seconds": o.seconds}
-            for o in trainer.refreshes
-        ],
+        "refreshes": [_refreshed(outcome) for outcome in trainer.refreshes],
         "samples": [{"question": question, "answer": answer} for question, answer in answered[:20:4]],
         "seconds": time.monotonic() - started,
         "cpu_seconds": time.process_time(),
@@ -117,14 +118,17 @@ def _assemble(run: Run, base: Path, folder: Path, taste: Taste, store: FeedbackS
         audience = Audience(store, taste, run.setting, seed=run.seed, size=run.size)
     asking = Asking(reward, run.arm, seed=run.seed) if run.setting.asks and run.arm != "oracle" else None
     deployment = Deployment(run, taste, reward, audience, asking)
-    args = config_type(
-        output_dir=str(folder / "training"),
-        seed=run.seed,
-        max_steps=run.version_steps * run.setting.versions,
-        refresh_steps=run.version_steps,
+    settings = {
+        "output_dir": str(folder / "training"),
+        "seed": run.seed,
+        "max_steps": run.version_steps * run.setting.versions,
+        "refresh_steps": run.version_steps,
         **_COMMON,
         **_SETTINGS[run.trainer],
-    )
+    }
+    if isinstance(reward, LiveReward):
+        settings |= run.settings
+    args = config_type(**settings)
     prompts = [{"prompt": [{"role": "user", "content": question.text}]} for question in helpdesk.train_questions()]
     trainer = trainer_type(
         model=str(base),
@@ -138,8 +142,24 @@ def _assemble(run: Run, base: Path, folder: Path, taste: Taste, store: FeedbackS
     if isinstance(reward, PlainRefresher):
         steps = run.version_steps if run.arm == "plain" else 0
         # After the deployment, so that a refresh learns from what was said about the newest version.
-        trainer.add_callback(RefreshCallback(trainer.online_collator, reward, steps=steps, min_pairs=2))
+        feed = PreferenceFeed(store, max_user_share=args.max_user_share)
+        schedule = RefreshSchedule(feed, reward, on_drift=False, min_statements=2)
+        trainer.add_callback(RefreshCallback(schedule, steps=steps))
     return deployment, trainer
+
+
+def _refreshed(outcome: RefreshOutcome) -> dict[str, Any]:
+    return {
+        "version": outcome.version,
+        "accepted": outcome.decision.accepted,
+        "reason": outcome.decision.reason,
+        "trained_on": outcome.trained_on,
+        "accuracy": None if math.isnan(outcome.accuracy) else outcome.accuracy,
+        "heldout": outcome.heldout,
+        "drift": outcome.drift,
+        "restarted": outcome.restarted,
+        "seconds": outcome.seconds,
+    }
 
 
 def make_base(folder: Path, *, seed: int, taste_seed: int, size: float = 1.0) -> dict[str, Any]:

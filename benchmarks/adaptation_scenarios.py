@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from online_trl.simulation.reactions import Mixture
 from online_trl.simulation.taste import WEIGHTS, Taste
@@ -123,6 +124,8 @@ class Run:
             Seeds of everything that is drawn, and of the taste.
         size (`float`, *optional*, defaults to `1.0`):
             Policy steps and conversations, as a share of the usual number.
+        settings (`dict[str, Any]`, *optional*):
+            Fields of the trainer's config that are changed where the live reward model is refreshed.
     """
 
     scenario: str
@@ -131,6 +134,7 @@ class Run:
     seed: int
     taste_seed: int
     size: float = 1.0
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def setting(self) -> Scenario:
