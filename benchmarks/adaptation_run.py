@@ -44,7 +44,6 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 _COMMON: dict[str, Any] = {
     "per_device_train_batch_size": 32,
     "max_completion_length": MAX_TOKENS,
-    "beta": 0.2,
     "learning_rate": 6e-4,
     "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 5,
@@ -123,6 +122,7 @@ def _assemble(run: Run, base: Path, folder: Path, taste: Taste, store: FeedbackS
         "seed": run.seed,
         "max_steps": run.version_steps * run.setting.versions,
         "refresh_steps": run.version_steps,
+        "beta": run.setting.beta,
         **_COMMON,
         **_SETTINGS[run.trainer],
     }

@@ -49,6 +49,8 @@ class Scenario:
             What it is run with.
         versions (`int`, *optional*):
             How many versions there are.
+        beta (`float`, *optional*, defaults to `0.2`):
+            Pull of the policy to the base policy. A policy that is to change its ways must not lose the others.
         pace (`float`, *optional*, defaults to `1.0`):
             Policy steps between two of them, as a share of [`VERSION_STEPS`].
     """
@@ -66,6 +68,7 @@ class Scenario:
     arms: tuple[str, ...] = ("frozen", "plain", "ours")
     trainers: tuple[str, ...] = ("grpo",)
     versions: int = VERSIONS
+    beta: float = 0.2
     pace: float = 1.0
 
     @property
@@ -103,6 +106,7 @@ SCENARIOS = {
         weights=_OF_MANNERS,
         flipped=("polite", "definite"),
         versions=8,
+        beta=0.3,
         trainers=("grpo", "ppo"),
     ),
     "adversarial": Scenario(goal=0.80, sessions=120, mixture=_WITHOUT_REWRITES, contrary=0.2, flood=200),
