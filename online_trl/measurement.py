@@ -137,6 +137,13 @@ class Measurement:
                 decision=GateDecision(version.name in promoted, promoted.get(version.name, version.reason)),
                 accuracy=self._accuracy(version.name),
                 statements=int(version.metrics["statements"]),
+                ece=version.metrics.get("ece"),
+                reliability=tuple(
+                    (each["predicted"], each["observed"], each["weight"])
+                    for each in version.config["pair_calibration"]
+                ),
+                drift=version.config["drift"],
+                restarted=version.config["restarted"],
             )
             for version in self.registry.versions(ModelRole.REWARD)
             if _was_decided(version)

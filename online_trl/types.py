@@ -595,12 +595,25 @@ class RewardRefresh:
             Accuracy on the held-out preferences, and how many there were.
         statements (`int`):
             Statements that it was trained on.
+        ece (`float`, *optional*):
+            Expected calibration error on the held-out pairs.
+        reliability (`tuple[tuple[float, float, float], ...]`):
+            What it predicted for held-out pairs, what came true, and how much weight lay behind that, by how sure it
+            was.
+        drift (`str`, *optional*):
+            The change of what people want that it answers to, in words.
+        restarted (`str`, *optional*):
+            Why it was made anew from the initial model, in words.
     """
 
     version: str
     decision: GateDecision
     accuracy: Estimate
     statements: int
+    ece: float | None = None
+    reliability: tuple[tuple[float, float, float], ...] = ()
+    drift: str | None = None
+    restarted: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,12 +26,13 @@ def decision(number, accepted, reason="because of the numbers"):
     return PolicyDecision(version=f"policy-{number:04d}", decision=GateDecision(accepted, reason))
 
 
-def refresh(number, accepted=True, reason="because of the numbers"):
+def refresh(number, accepted=True, reason="because of the numbers", **fields):
     return RewardRefresh(
         version=f"reward-{number:04d}",
         decision=GateDecision(accepted, reason),
         accuracy=Estimate(0.7, 0.6, 0.8, 64),
         statements=210,
+        **fields,
     )
 
 
@@ -174,6 +175,35 @@ def test_the_page_shows_every_station(tmp_path):
         "thumbs 60 ratings 30",
     ]:
         assert expected in text
+
+
+def test_the_page_shows_whether_the_newest_reward_in_service_is_as_sure_as_it_is_right(tmp_path):
+    bins = ((0.3, 0.25, 4.0), (0.7, 0.75, 12.0))
+    history = (refresh(1, reliability=((0.5, 0.5, 1.0),), ece=0.2), refresh(2, reliability=bins, ece=0.05))
+    refused = refresh(3, False, reliability=((0.1, 0.9, 1.0),), ece=0.8)
+    text = " ".join(Page(page(report(reward_history=(*history, refused)), tmp_path)).text.split())
+    assert "Is reward-0002 as sure as it is right?" in text
+    assert "Expected calibration error 0.05." in text
+    assert "predicted 0.70, came true 0.75, 75% of the weight" in text
+    assert "as sure as" not in Page(page(report(), tmp_path)).text
+
+
+def test_a_reliability_plot_has_the_same_scale_both_ways():
+    plot = charts.reliability_chart([(0.0, 0.0, 1.0), (0.5, 0.75, 1.0), (1.0, 1.0, 1.0)])
+    assert [(point.x, point.y) for point in plot.points[:3]] == [
+        (charts.LEFT, charts.BOTTOM),
+        ((charts.LEFT + charts.RIGHT) / 2, charts.BOTTOM - 0.75 * (charts.BOTTOM - charts.TOP)),
+        (charts.RIGHT, charts.TOP),
+    ]
+    assert plot.line == f"{charts.LEFT},{charts.BOTTOM} {charts.RIGHT},{charts.TOP}"
+    assert [point.label for point in plot.points[3:]] == ["0", "0.25", "0.5", "0.75", "1"]
+
+
+def test_the_page_says_when_people_changed_and_when_a_reward_was_made_anew(tmp_path):
+    history = (refresh(1), refresh(2, drift="right about 0.40 since row 90", restarted="its scores spread by 0.1"))
+    text = " ".join(Page(page(report(reward_history=history), tmp_path)).text.split())
+    assert "People changed: Right about 0.40 since row 90." in text
+    assert "Made anew from the initial model: Its scores spread by 0.1." in text
 
 
 def test_the_page_loads_nothing_and_runs_nothing(tmp_path):

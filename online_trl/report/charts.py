@@ -9,6 +9,7 @@ from dataclasses import dataclass
 WIDTH, HEIGHT = 400, 270
 LEFT, RIGHT, TOP, BOTTOM = 36, 394, 26, 220
 _MOST_LABELS = 8
+_GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +109,49 @@ def chart(
         reference=None if reference is None else scale.y(reference),
         band=None if band is None else scale.span(band),
     )
+
+
+def reliability_chart(bins: Sequence[tuple[float, float, float]]) -> Chart:
+    """
+    Places a reliability plot: what was predicted from left to right, what came true upwards, both from 0 to 1, beside
+    the diagonal on which the two agree.
+
+    Args:
+        bins (`Sequence[tuple[float, float, float]]`):
+            Predicted, observed and weight of each group of predictions.
+    """
+    scale = _Scale(0.0, 1.0)
+    total = sum(weight for _, _, weight in bins) or 1.0
+    points = tuple(
+        Point(
+            mark=Mark(
+                label=f"{predicted:.2f}",
+                title=f"predicted {predicted:.2f}, came true {observed:.2f}, {weight / total:.0%} of the weight",
+                value=observed,
+            ),
+            x=_across(predicted),
+            y=scale.y(observed),
+            whisker=None,
+            label="",
+            note="",
+            text="",
+        )
+        for predicted, observed, weight in bins
+    )
+    below = [
+        Point(Mark(label=f"{x:g}", title="", value=math.nan), _across(x), None, None, f"{x:g}", "", "") for x in _GRID
+    ]
+    return Chart(
+        points=(*points, *below),
+        ticks=tuple((scale.y(tick), f"{tick:g}") for tick in _GRID),
+        line=f"{LEFT},{BOTTOM} {RIGHT},{TOP}",
+        reference=None,
+        band=None,
+    )
+
+
+def _across(share: float) -> float:
+    return round(LEFT + (RIGHT - LEFT) * share, 1)
 
 
 def _point(mark: Mark, index: int, count: int, scale: _Scale, decimals: int) -> Point:

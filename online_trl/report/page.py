@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..types import Estimate
+from ..types import Estimate, RewardRefresh
 from . import charts
 from .charts import Chart, Mark
 from .result import RunReport, interval, number
@@ -45,6 +45,7 @@ def write_html(report: RunReport, path: str | Path) -> None:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "interval": interval, "sentence": _sentence, "numeral": _numeral}
+    calibrated = _newest_calibrated(report)
     page = environment.get_template("page.html.j2").render(
         report=report,
         duration=_duration(report.seconds),
@@ -54,6 +55,8 @@ def write_html(report: RunReport, path: str | Path) -> None:
         kl=_plain_chart(report, [row.kl for row in report.versions], "nats"),
         length=_plain_chart(report, [row.length for row in report.versions], "words"),
         accuracy=_accuracy_chart(report),
+        calibrated=calibrated,
+        reliability=charts.reliability_chart(calibrated.reliability) if calibrated is not None else None,
         feedback=_feedback_bars(report),
         any_refused=any(not row.decision.accepted for row in report.decisions),
     )
@@ -100,6 +103,12 @@ def _accuracy_chart(report: RunReport) -> Chart:
         for row in report.reward_history
     ]
     return charts.chart(marks, domain=(0.0, 1.0), reference=0.5)
+
+
+def _newest_calibrated(report: RunReport) -> RewardRefresh | None:
+    """The newest reward version in service of which it is known how sure and how right it was."""
+    known = [row for row in report.reward_history if row.decision.accepted and row.reliability]
+    return known[-1] if known else None
 
 
 def _feedback_bars(report: RunReport) -> list[tuple[str, int, float]]:
