@@ -19,6 +19,8 @@ from online_trl.simulation.taste import Taste
 from online_trl.types import Message, PreferencePair
 
 _SCALED_ON = 64
+# About the mean and the spread of satisfaction over the base policy's answers: all arms pay on the same scale.
+_MEAN, _SPREAD = 0.35, 0.2
 
 
 class TrueTaste:
@@ -37,7 +39,7 @@ class TrueTaste:
 
     def __call__(self, prompts: list[list[Message]], completions: list[list[Message]], **columns: Any) -> list[float]:
         return [
-            self.taste.satisfaction(prompt[-1]["content"], completion[-1]["content"])
+            (self.taste.satisfaction(prompt[-1]["content"], completion[-1]["content"]) - _MEAN) / _SPREAD
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ _NAMES = {
 
 def write_plots(summary: dict[str, Any], output: Path) -> None:
     """
-    Writes `adaptation.svg` and, where Playwright and its browser are installed, `adaptation.png`.
+    Writes `adaptation.svg` and, where Playwright and a Chromium are installed, `adaptation.png`.
 
     Args:
         summary (`dict[str, Any]`):
@@ -95,13 +96,14 @@ def _y(value: float) -> float:
 
 
 def _write_png(drawing: str, path: Path, width: int, height: int) -> None:
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
     try:
         from playwright.sync_api import Error, sync_playwright
     except ImportError:
         return
     try:
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch()
+            browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=2)
             page.set_content(f'<body style="margin: 0">{drawing}</body>')
             page.screenshot(path=path)
