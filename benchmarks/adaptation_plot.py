@@ -19,7 +19,7 @@ _COLOURS = {"oracle": "#9a9a9a", "frozen": "#d98e04", "plain": "#3b7dd8", "rando
 _NAMES = {
     "oracle": "oracle",
     "frozen": "never refreshed",
-    "plain": "TRL RewardTrainer / at random",
+    "plain": "TRL RewardTrainer, random pairs",
     "ours": "ours",
 }
 
