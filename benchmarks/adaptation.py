@@ -101,12 +101,7 @@ def _trainers(scenario: str, asked: str) -> list[str]:
 
 
 def run_all(jobs: Iterable[Job], processes: int) -> None:
-    """
-    Runs what is not done yet, so many at a time.
-
-    Raises:
-        `RuntimeError`: if one fails; its log is named.
-    """
+    """Runs what is not done yet, so many at a time; what fails leaves no result and is named."""
     waiting = deque(job for job in jobs if not job.is_done)
     total, done, started = len(waiting), 0, time.monotonic()
     running: dict[BaseProcess, Job] = {}
@@ -118,10 +113,13 @@ def run_all(jobs: Iterable[Job], processes: int) -> None:
             wait([process.sentinel for process in running])
             for process in [process for process in running if not process.is_alive()]:
                 job = running.pop(process)
-                _check(job)
                 done += 1
                 left = (time.monotonic() - started) / done * (total - done)
-                print(f"{done:>4} of {total}  {job.result.stem:<32}  about {left / 60:.1f} min to go", flush=True)
+                outcome = "" if job.is_done else f"  failed, see {job.result.with_suffix('.log')}"
+                print(
+                    f"{done:>4} of {total}  {job.result.stem:<32}  about {left / 60:.1f} min to go{outcome}",
+                    flush=True,
+                )
     finally:
         for process in running:
             process.terminate()
@@ -136,11 +134,6 @@ def _start(job: Job) -> BaseProcess:
     process = context.Process(target=run_job, args=(job.what, job.base, job.result))
     process.start()
     return process
-
-
-def _check(job: Job) -> None:
-    if not job.is_done:
-        raise RuntimeError(f"{job.what} failed; see {job.result.with_suffix('.log')}")
 
 
 def _parse() -> argparse.Namespace:
@@ -180,11 +173,13 @@ def main() -> None:
         run_all(jobs, arguments.jobs)
     except KeyboardInterrupt:
         sys.exit("Stopped. The same command goes on from here.")
-    results = [json.loads(job.result.read_text(encoding="utf-8")) for job in jobs]
+    results = [json.loads(job.result.read_text(encoding="utf-8")) for job in jobs if job.is_done]
     summary = summarise(results, [json.loads(job.result.read_text(encoding="utf-8")) for job in bases])
     (arguments.output / "results.json").write_text(json.dumps({**summary, "runs": results}, indent=1))
     write_plots(summary, arguments.output)
     print(console_table(summary))
+    if failed := [job.result.stem for job in jobs if not job.is_done]:
+        sys.exit(f"Not in the table, for they failed: {', '.join(failed)}. The same command tries them again.")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ def summarise(results: Sequence[Result], bases: Sequence[Result]) -> dict[str, A
     oracles = {(row["scenario"], row["trainer"], row["seed"]): row for row in results if row["arm"] == "oracle"}
     groups: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
     for row in results:
-        if row["arm"] != "oracle":
+        is_measurable = (SCENARIOS[row["scenario"]].oracle, row["trainer"], row["seed"]) in oracles
+        if row["arm"] != "oracle" and is_measurable:
             groups[row["scenario"], row["trainer"], row["arm"]].append(row)
     for (_, trainer, seed), row in oracles.items():
         for name in {name for name, of, _ in groups if of == trainer}:
@@ -119,13 +120,14 @@ def _compare_labels(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if not SCENARIOS[row["scenario"]].asks or row["arm"] != "ours":
             continue
-        random = [other for other in rows if _is_control(other, row)]
-        if random:
+        for other in (other for other in rows if _is_control(other, row)):
+            control = dict(zip(other["seeds"], other["labels"], strict=True))
             row["ratios"] = [
-                label_ratio(ours, other, random[0]["statements"])
-                for ours, other in zip(row["labels"], random[0]["labels"], strict=True)
+                label_ratio(labels, control[seed], other["statements"])
+                for seed, labels in zip(row["seeds"], row["labels"], strict=True)
+                if seed in control
             ]
-            row["ratio"] = median(row["ratios"])
+            row["ratio"] = median(row["ratios"]) if row["ratios"] else math.inf
 
 
 def _is_control(row: dict[str, Any], of: dict[str, Any]) -> bool:

@@ -54,6 +54,16 @@ def test_labels_are_counted_up_to_the_first_time_that_the_gain_is_reached():
     assert labels_needed(curve[:2], gain) is None
 
 
+def test_labels_are_compared_seed_by_seed_where_both_runs_are_there():
+    runs = [run("dense", "oracle", 1.0, seed=seed) for seed in (1, 2, 3)]
+    runs += [run("label_cost", "random", 0.9, seed=seed, curve=((0, 0.0), (100, 1.0))) for seed in (1, 3)]
+    runs += [run("label_cost", "ours", 0.9, seed=seed, curve=((0, 0.0), (50, 1.0), (100, 1.0))) for seed in (1, 2, 3)]
+    bases = [{"seed": seed, "taste_seed": 7, "satisfaction": dict.fromkeys(SCENARIOS, 0.0)} for seed in (1, 2, 3)]
+    ours = next(row for row in summarise(runs, bases)["rows"] if row["arm"] == "ours")
+    assert ours["ratios"] == [0.5, 0.5]
+    assert ours["met"]
+
+
 def test_who_never_gets_there_needed_every_label():
     assert label_ratio(30.0, 60.0, 100.0) == 0.5
     assert label_ratio(30.0, None, 100.0) == 0.3
