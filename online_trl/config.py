@@ -47,7 +47,7 @@ class RefreshArguments:
             remembered, as a multiple of the fresh ones.
         refresh_half_life (`float`, *optional*, defaults to `0.0`):
             Age at which a statement counts half. `0` lets all count in full.
-        refresh_drift_half_life (`float`, *optional*, defaults to `200.0`):
+        refresh_drift_half_life (`float`, *optional*, defaults to `50.0`):
             The same for what was said before a change of what people want, counted back from the change. `0` lets it
             count as before.
         refresh_drift_reinit_head (`bool`, *optional*, defaults to `False`):
@@ -61,7 +61,7 @@ class RefreshArguments:
             Answers that the scale of the scores is fixed on.
         refresh_anchor_life (`int`, *optional*, defaults to `50`):
             Versions after which they are drawn anew, without moving the scale. `0` keeps them.
-        max_user_share (`float`, *optional*, defaults to `0.2`):
+        max_user_share (`float`, *optional*, defaults to `0.05`):
             Largest share of the weight of a batch of preferences that one user may carry; the weights of whoever has
             more are scaled down. `1` turns the bound off.
     """
@@ -86,7 +86,7 @@ class RefreshArguments:
         default=0.0, metadata={"help": "Age at which a statement counts half; 0: all count in full."}
     )
     refresh_drift_half_life: float = field(
-        default=200.0, metadata={"help": "The same for what was said before people changed."}
+        default=50.0, metadata={"help": "The same for what was said before people changed."}
     )
     refresh_drift_reinit_head: bool = field(
         default=False, metadata={"help": "Start from a new random head after people changed."}
@@ -100,7 +100,7 @@ class RefreshArguments:
         default=50, metadata={"help": "Versions after which the anchors are drawn anew; 0: never."}
     )
     max_user_share: float = field(
-        default=0.2, metadata={"help": "Largest share of the weight of a batch of preferences that one user carries."}
+        default=0.05, metadata={"help": "Largest share of the weight of a batch of preferences that one user carries."}
     )
 
     def check_refresh_arguments(self) -> None:

@@ -36,6 +36,7 @@ SMALL = {
     "report_to": "none",
     "num_completions_to_print": 0,
 }
+SMALL_REFRESH = {"refresh_rows": 60, "refresh_min_statements": 4, "max_refreshes": 1, "use_cpu": True, "bf16": False}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,8 @@ def workplace(tmp_path_factory, tiny_policy):
     shutil.copytree(ROOT / "recipes", folder / "recipes")
     shutil.copytree(ROOT / "ds_configs", folder / "ds_configs")
     for config in (folder / "recipes" / "configs").glob("*.yaml"):
-        content = {**yaml.safe_load(config.read_text()), **SMALL, "model_name_or_path": tiny_policy}
+        small = SMALL_REFRESH if config.stem == "reward_refresh" else SMALL
+        content = {**yaml.safe_load(config.read_text()), **small, "model_name_or_path": tiny_policy}
         config.write_text(yaml.safe_dump(content))
     rows = [{"prompt": f"Is it {number}?", "chosen": f"yes {number}", "rejected": "no"} for number in range(40)]
     Dataset.from_list(rows).to_json(folder / "preferences.jsonl")
@@ -122,6 +124,24 @@ def test_the_recipes(marker, workplace, tiny_policy):
     block = _block(marker).replace("accelerate_zero3.yaml", "accelerate_zero3_cpu.yaml")
     block = block.replace("trl-lib/ultrafeedback_binarized", "preferences.jsonl")
     _train(block, workplace, tiny_policy, workplace / f"outputs-{marker.strip('-')}")
+
+
+@pytest.mark.timeout(300)
+def test_a_refresh_in_a_process_of_its_own(workplace, tiny_policy):
+    with FeedbackStore(f"sqlite:///{workplace / 'feedback.db'}") as store:
+        add_comparisons(store, 40, start=2000)
+    refresh, follow = _block("recipes/reward_refresh.py").strip().splitlines()
+    finished = subprocess.run(
+        _command(refresh, tiny_policy),
+        cwd=workplace,
+        env=_environment(workplace),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert re.search(r"^reward-\d{4} (accepted|refused): ", finished.stdout, re.MULTILINE)
+    _train(follow, workplace, tiny_policy, workplace / "outputs-follow")
 
 
 def test_plug_in_rewards(workplace, tiny_policy):
