@@ -44,11 +44,11 @@ _STATIONS = {
 }
 _SESSIONS = 600
 # Settings found on the demo's sizes: a policy of 0.6 M parameters that answers in 20 to 40 tokens.
-_TRAINING: dict[str, dict[str, Any]] = {
+TRAINING: dict[str, dict[str, Any]] = {
     "grpo": {"max_steps": 40, "refresh_steps": 14, "num_generations": 8},
     "ppo": {"max_steps": 80, "refresh_steps": 28, "num_generations": 1, "num_iterations": 2},
 }
-_COMMON: dict[str, Any] = {
+COMMON: dict[str, Any] = {
     "per_device_train_batch_size": 64,
     "max_completion_length": 48,
     "beta": 0.15,
@@ -94,10 +94,10 @@ def run_demo(*, trainer: str, seed: int, rounds: int, output_dir: Path, resume: 
             other way round, or the run there was started with other settings.
     """
     settings = LoopSettings(
-        trainer=trainer, rounds=rounds, sessions=_SESSIONS, seed=seed, training={**_COMMON, **_TRAINING[trainer]}
+        trainer=trainer, rounds=rounds, sessions=_SESSIONS, seed=seed, training={**COMMON, **TRAINING[trainer]}
     )
     state = _open_run(output_dir, {"trainer": trainer, "seed": seed, "rounds": rounds}, resume=resume)
-    _prepare_process()
+    prepare_process()
     console = Console()
     store_url = f"sqlite:///{output_dir / 'feedback.db'}"
     registry = ModelRegistry(output_dir / "registry")
@@ -250,7 +250,7 @@ def _make_base_policy(registry: ModelRegistry, folder: Path, seed: int, display:
     display.update("base/policy", 1.0)
 
 
-def _prepare_process() -> None:
+def prepare_process() -> None:
     """The demo shows its own progress, and keeps to one thread in each of its processes."""
     # So small a model gains nothing from more, and two processes that each take all cores wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
