@@ -111,7 +111,7 @@ SCENARIOS = {
     ),
     "adversarial": Scenario(goal=0.80, sessions=120, mixture=_WITHOUT_REWRITES, contrary=0.2, flood=200),
     "label_cost": Scenario(
-        goal=0.6, sessions=8, mixture=_COMPARING, asks=True, arms=("random", "ours"), versions=2 * VERSIONS, pace=0.5
+        goal=0.6, sessions=20, mixture=_COMPARING, asks=True, arms=("random", "ours"), versions=2 * VERSIONS, pace=0.5
     ),
 }
 
