@@ -6,6 +6,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from uuid import NAMESPACE_URL, uuid5
 
 from adaptation_scenarios import Scenario
 from online_trl.serving.settings import ServerSettings
@@ -103,8 +104,9 @@ class Audience:
                 session_id=session.name,
                 user_id=session.user,
                 sampling={"temperature": 1.0},
+                interaction_id=_id(f"{version}/{session.name}/{place}"),
             )
-            for text in texts
+            for place, text in enumerate(texts)
         ]
         self.store.submit_interactions(rows)
         self.answers += len(rows)
@@ -161,4 +163,10 @@ def _feedback(session: Session, statement: Statement) -> Feedback:
         user_id=session.user,
         source=FeedbackSource.SYNTHETIC,
         idempotency_key=session.name,
+        feedback_id=_id(f"feedback/{session.name}"),
     )
+
+
+def _id(name: str) -> str:
+    """Returns the same id for the same name: what is drawn by ids is then the same in each run of a seed."""
+    return str(uuid5(NAMESPACE_URL, name))
