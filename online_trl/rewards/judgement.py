@@ -57,6 +57,7 @@ def judge(
     audited: Sequence[Statement],
     *,
     threshold: float,
+    compares_anchors: bool = True,
 ) -> Judgement:
     """
     Measures a candidate against the version in service.
@@ -72,12 +73,14 @@ def judge(
             Held-out statements of all times.
         threshold (`float`):
             Raw score of the candidate that a thumb up needs.
+        compares_anchors (`bool`, *optional*, defaults to `True`):
+            Whether the candidate has to agree with the version in service about the anchors, as far as the gate asks.
     """
     raw = candidate.raw_scores(anchors.conversations)
     scores, weights = mean_scores(candidate, judged), judging_weights(judged)
     correct = correctness(judged, scores)
     comparison = None
-    if live is not None:
+    if live is not None and compares_anchors:
         of_live = live.raw_scores(anchors.conversations).mean(dim=1)
         comparison = compare_anchors(raw.mean(dim=1).tolist(), of_live.tolist())
     decision = reward_gate(

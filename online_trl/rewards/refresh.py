@@ -135,6 +135,8 @@ class RewardRefresher:
         self.memory = make_memory(self.settings, seed)
         self.detector = DriftDetector()
         self.alarm: DriftAlarm | None = None
+        # What the version that people have turned away from thinks of the anchors is no measure of its successor.
+        self._outdated: str | None = None
         self._withdrawn: set[str] = set()
 
     @property
@@ -163,7 +165,7 @@ class RewardRefresher:
         if alarm is None:
             return False
         logger.warning("drift: %s", alarm.reason)
-        self.alarm = alarm
+        self.alarm, self._outdated = alarm, self.live.version
         self.memory.change = ChangePoint(alarm.change_seq, at)
         return True
 
@@ -210,6 +212,7 @@ class RewardRefresher:
             "detector": self.detector.state_dict(),
             "change": None if change is None else {"seq": change.seq, "at": change.at.isoformat()},
             "alarm": None if self.alarm is None else asdict(self.alarm),
+            "outdated": self._outdated,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -220,6 +223,7 @@ class RewardRefresher:
             None if change is None else ChangePoint(change["seq"], datetime.fromisoformat(change["at"]))
         )
         self.alarm = None if alarm is None else DriftAlarm(**alarm)
+        self._outdated = state["outdated"]
 
     @property
     def _starts_anew(self) -> bool:
@@ -285,7 +289,13 @@ class RewardRefresher:
             score=None if live is None else live.scores,
         )
         judgement = judge(
-            candidate, live, anchors, self.memory.heldout(), self.memory.audit_set(), threshold=threshold
+            candidate,
+            live,
+            anchors,
+            self.memory.heldout(),
+            self.memory.audit_set(),
+            threshold=threshold,
+            compares_anchors=self.live.version != self._outdated,
         )
         judgement.standard.write(folder)
         audit = Audit("the candidate", judgement.audit_accuracy, judgement.audited, judgement.spread)
