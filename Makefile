@@ -9,8 +9,8 @@ demo: .venv/installed-demo
 test: .venv/installed-test
 	.ci/packages
 	$(MAKE) lint
-	$(BIN)/pytest
-	PYTHONPATH=.venv/trl-oldest $(BIN)/pytest tests/test_trainer.py
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	PYTHONPATH=.venv/trl-oldest $(BIN)/pytest --numprocesses 2 tests/test_trainer.py
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
