@@ -49,7 +49,7 @@ def settings(folder, model, **more):
         "fresh_prompt_fraction": 1.0,
         "refresh_steps": 3,
         "refresh_min_statements": 1,
-        "reward_config": {"learning_rate": 1e-3, "per_device_train_batch_size": 8},
+        "reward_config": {"learning_rate": 1e-3, "per_device_train_batch_size": 8, "max_steps": 8},
         "output_dir": str(folder / "out"),
         "max_steps": 9,
         "per_device_train_batch_size": 4,

@@ -125,4 +125,4 @@ def test_a_killed_run_over_http_uses_every_row_once_though_the_server_is_killed_
     assert len(used) > 40
     checkpoint = last_complete_checkpoint(tmp_path / "out")
     state = json.loads((Path(checkpoint) / "online_state.json").read_text())
-    assert state["cursor"]["feedback"] == last
+    assert state["refresh"]["schedule"]["cursor"] == last
