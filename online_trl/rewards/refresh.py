@@ -44,6 +44,8 @@ from .scorer import LiveReward, RewardScorer
 logger = logging.getLogger(__name__)
 
 RESTARTED = "restarted"
+# After so many refusals in a row, going on from the live version leads nowhere.
+_PATIENCE = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,8 +174,8 @@ class RewardRefresher:
     def refresh(self, batch: PreferenceBatch) -> RefreshOutcome:
         """
         Trains a candidate on a fresh batch and some history, publishes it, and puts it into service if it passes the
-        gate. One that has collapsed is made anew from the initial model. Every rank calls this at the same step with
-        the same batch.
+        gate. One that has collapsed, or that follows on two that were refused, is made anew from the initial model.
+        Every rank calls this at the same step with the same batch.
 
         Args:
             batch ([`~online_trl.preferences.PreferenceBatch`]):
@@ -187,17 +189,20 @@ class RewardRefresher:
         """
         started = time.monotonic()
         self.remember(batch)
-        rows = self._rows(batch, restart=self._starts_anew)
+        restarted = self.broadcast(self._why_stuck)
+        restart = self._starts_anew or restarted is not None
+        rows = self._rows(batch, restart=restart)
         with tempfile.TemporaryDirectory(prefix="reward-") as temporary:
             folder = Path(self.broadcast(lambda: temporary))
-            threshold = self._train(rows, folder, restart=self._starts_anew)
+            threshold = self._train(rows, folder, restart=restart)
             judgement, collapse = self.broadcast(lambda: self._judge(batch, folder, threshold))
-            if collapse is not None and not self._starts_anew:
+            if collapse is not None and not restart:
                 logger.warning("the reward model has collapsed, %s: it is made anew", collapse)
+                restarted = collapse
                 rows, folder = self._rows(batch, restart=True), folder / RESTARTED
                 threshold = self._train(rows, folder, restart=True)
                 judgement, _ = self.broadcast(lambda: self._judge(batch, folder, threshold))
-            candidate = _Candidate(folder, batch, rows, judgement, restarted=collapse)
+            candidate = _Candidate(folder, batch, rows, judgement, restarted=restarted)
             outcome: RefreshOutcome = self.broadcast(lambda: self._publish(candidate, started))
         if outcome.decision.accepted:
             self.live.load(outcome.version)
@@ -300,6 +305,15 @@ class RewardRefresher:
         judgement.standard.write(folder)
         audit = Audit("the candidate", judgement.audit_accuracy, judgement.audited, judgement.spread)
         return judgement, find_collapse([*self._line(), audit])
+
+    def _why_stuck(self) -> str | None:
+        """Says so if the versions since the live one were refused one after the other, and none was made anew."""
+        versions = [each for each in self.registry.versions(ModelRole.REWARD) if each.feedback_interval is not None]
+        newest = versions[-_PATIENCE:]
+        is_stuck = len(newest) == _PATIENCE and all(
+            each.status is VersionStatus.REFUSED and not each.config.get("restarted") for each in newest
+        )
+        return f"the {_PATIENCE} refreshes before it were refused" if is_stuck else None
 
     def _line(self) -> list[Audit]:
         """The versions that went into service since the last restart and since people last changed, oldest first."""

@@ -6,7 +6,7 @@ import torch
 
 from online_trl.config import RefreshArguments
 from online_trl.lineage import uses
-from online_trl.registry import ModelRegistry, RegistryError
+from online_trl.registry import ModelRegistry, RegistryError, copy_model
 from online_trl.rewards.judgement import mean_scores
 from online_trl.rewards.judging import correctness
 from online_trl.rewards.memory import ChangePoint
@@ -124,6 +124,20 @@ def test_a_version_that_is_worse_is_kept_but_not_served(make, live, registry):
     assert (live.version, truth(live)) == (before, truth_before)
     assert registry.get(outcome.version).status is VersionStatus.REFUSED
     assert "accuracy" in registry.get(outcome.version).reason
+
+
+def test_after_two_refusals_a_version_is_made_anew_from_all_that_is_remembered(make, live, registry):
+    refresher = make()
+    refresher.refresh(pairs(1, 60))
+    for number in (2, 3):
+        refused = registry.publish(
+            ModelRole.REWARD, copy_model(registry.path("reward-0001")), feedback_interval=(0, 60)
+        )
+        registry.refuse(refused.name, f"refused: attempt {number}")
+    outcome = refresher.refresh(pairs(61, 40))
+    assert outcome.restarted == "the 2 refreshes before it were refused"
+    assert outcome.statements + outcome.heldout == 100
+    assert refresher.refresh(pairs(101, 40)).restarted is None
 
 
 def _trained(refresher, number):
