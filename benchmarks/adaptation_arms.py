@@ -12,6 +12,7 @@ import torch
 from transformers import PrinterCallback
 from trl import RewardConfig, RewardTrainer
 
+from online_trl.config import RefreshArguments
 from online_trl.preferences import PreferenceBatch, preference_dataset
 from online_trl.rewards.nesting import nested_trainer
 from online_trl.rewards.scorer import RewardScorer
@@ -76,7 +77,7 @@ class PlainRefresher:
         return len(batch.pairs)
 
     def remember(self, batch: PreferenceBatch) -> None:
-        self.pairs.extend(batch.pairs)
+        self.pairs.extend(batch.with_capped_shares(RefreshArguments.max_user_share).pairs)
 
     def watch(self, batch: PreferenceBatch) -> bool:
         return False

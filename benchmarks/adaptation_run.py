@@ -142,7 +142,7 @@ def _assemble(run: Run, base: Path, folder: Path, taste: Taste, store: FeedbackS
     if isinstance(reward, PlainRefresher):
         steps = run.version_steps if run.arm == "plain" else 0
         # After the deployment, so that a refresh learns from what was said about the newest version.
-        feed = PreferenceFeed(store, max_user_share=args.max_user_share)
+        feed = PreferenceFeed(store)
         schedule = RefreshSchedule(feed, reward, on_drift=False, min_statements=2)
         trainer.add_callback(RefreshCallback(schedule, steps=steps))
     return deployment, trainer

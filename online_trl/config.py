@@ -61,6 +61,9 @@ class RefreshArguments:
             Answers that the scale of the scores is fixed on.
         refresh_anchor_life (`int`, *optional*, defaults to `50`):
             Versions after which they are drawn anew, without moving the scale. `0` keeps them.
+        reward_pessimism (`float`, *optional*, defaults to `0.5`):
+            What the policy is paid is the mean of the reward model's heads less so many standard deviations. `0` pays
+            the mean.
         max_user_share (`float`, *optional*, defaults to `0.05`):
             Largest share of the weight of a batch of preferences that one user may carry; the weights of whoever has
             more are scaled down. `1` turns the bound off.
@@ -99,6 +102,9 @@ class RefreshArguments:
     refresh_anchor_life: int = field(
         default=50, metadata={"help": "Versions after which the anchors are drawn anew; 0: never."}
     )
+    reward_pessimism: float = field(
+        default=0.5, metadata={"help": "Standard deviations, over the heads, that the policy is not paid."}
+    )
     max_user_share: float = field(
         default=0.05, metadata={"help": "Largest share of the weight of a batch of preferences that one user carries."}
     )
@@ -120,6 +126,7 @@ class RefreshArguments:
             "refresh_half_life",
             "refresh_drift_half_life",
             "refresh_anchor_life",
+            "reward_pessimism",
         ):
             check_range(name, getattr(self, name), 0, None)
         check_range("refresh_anchors", self.refresh_anchors, 2, None)
@@ -142,9 +149,6 @@ class OnlineArguments(RefreshArguments):
             process of its own, `recipes/reward_refresh.py`, whose versions the trainer takes over between two steps.
         refresh_steps (`int`, *optional*, defaults to `50`):
             Refresh the live reward model every so many policy steps. `0` turns the trigger off.
-        reward_pessimism (`float`, *optional*, defaults to `0.5`):
-            What the policy is paid is the mean of the reward model's heads less so many standard deviations. `0` pays
-            the mean.
         reward_config (`dict` or `str`, *optional*):
             Keyword arguments of [`~online_trl.rewards.reward_trainer.OnlineRewardConfig`] for each refresh, such as
             `{"learning_rate": 1e-4}`.
@@ -163,9 +167,6 @@ class OnlineArguments(RefreshArguments):
     refresh_steps: int = field(
         default=50, metadata={"help": "Refresh the live reward model every so many policy steps; 0: never by steps."}
     )
-    reward_pessimism: float = field(
-        default=0.5, metadata={"help": "Standard deviations, over the heads, that the policy is not paid."}
-    )
     reward_config: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Keyword arguments of OnlineRewardConfig for each refresh, as JSON."}
     )
@@ -183,8 +184,7 @@ class OnlineArguments(RefreshArguments):
         self.check_refresh_arguments()
         check_range("fresh_prompt_fraction", self.fresh_prompt_fraction, 0.0, 1.0)
         check_choice("refresh_mode", self.refresh_mode, (INLINE, FOLLOW))
-        for name in ("refresh_steps", "reward_pessimism"):
-            check_range(name, getattr(self, name), 0, None)
+        check_range("refresh_steps", self.refresh_steps, 0, None)
 
 
 def check_range(name: str, value: float, low: float, high: float | None) -> None:

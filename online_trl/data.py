@@ -51,8 +51,6 @@ class PreferenceFeed:
     Args:
         store ([`LogReader`]):
             The feedback log: a [`FeedbackStore`], or a [`RemoteStore`] of another machine's.
-        max_user_share (`float`, *optional*, defaults to `1.0`):
-            Largest share of the weight of a batch that one user may carry, see [`~preferences.cap_user_shares`].
         broadcast (`Callable[[Callable[[], T]], T]`, *optional*):
             Calls its argument on the main process and returns the result on every rank. Defaults to a plain call, for
             a single process.
@@ -66,11 +64,9 @@ class PreferenceFeed:
         self,
         store: LogReader,
         *,
-        max_user_share: float = 1.0,
         broadcast: Callable[[Callable[[], Any]], Any] | None = None,
     ) -> None:
         self.store = store
-        self.max_user_share = max_user_share
         self.broadcast: Callable[[Callable[[], Any]], Any] = broadcast or (lambda read: read())
         self.cursor = 0
 
@@ -90,12 +86,12 @@ class PreferenceFeed:
                 Start of the interval. Defaults to the cursor: what has not been used yet.
 
         Returns:
-            [`PreferenceBatch`]: What the interval `(after, upto]` has to teach; no user carries more than
-            `max_user_share` of the weight. Call [`~PreferenceFeed.commit`] once it is used.
+            [`PreferenceBatch`]: What the interval `(after, upto]` has to teach. Call [`~PreferenceFeed.commit`] once
+            it is used.
         """
         start = self.cursor if after is None else after
         batch: PreferenceBatch = self.broadcast(lambda: read_preferences(self.store, after=start, upto=upto))
-        return batch.with_capped_shares(self.max_user_share)
+        return batch
 
     def commit(self, batch: PreferenceBatch) -> None:
         """Moves the cursor past a batch that has been used."""

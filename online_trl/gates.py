@@ -130,6 +130,31 @@ def reward_gate(
     )
 
 
+def is_better(
+    candidate: Sequence[float],
+    live: Sequence[float],
+    *,
+    weights: Sequence[float],
+    level: float = 0.05,
+    min_statements: int = 10,
+) -> bool:
+    """
+    Returns whether a reward model is right more often than the one in service, beyond noise.
+
+    Args:
+        candidate (`Sequence[float]`), live (`Sequence[float]`), weights (`Sequence[float]`):
+            As in [`reward_gate`].
+        level (`float`, *optional*, defaults to `0.05`):
+            Probability of saying so of one that is right just as often.
+        min_statements (`int`, *optional*, defaults to `10`):
+            Statements needed to say so.
+    """
+    weight = np.asarray(weights, dtype=float)
+    gained = np.asarray(candidate, dtype=float) - np.asarray(live, dtype=float)
+    word = _Word(gained[weight > 0], weight[weight > 0], level, min_statements)
+    return word.is_enough and word.bounds[0] > 0
+
+
 def promotion_gate(
     *,
     win_rate: Estimate,

@@ -77,11 +77,12 @@ def prepare_refresh(argv: list[str] | None = None) -> tuple[RefreshScriptArgumen
         raise ConfigError("a refresh needs both `store`, where feedback comes from, and `registry`, where versions go")
     check_model(model_args.model_name_or_path)
     store = open_log(script_args.store, script_args.store_patience)
-    live = LiveReward(ModelRegistry(script_args.registry), device=reward_args.device)
+    registry = ModelRegistry(script_args.registry)
+    live = LiveReward(registry, device=reward_args.device, pessimism=script_args.reward_pessimism)
     version = broadcast_from_main(lambda: live.registry.live(ModelRole.REWARD))
     if version is not None:
         live.load(version.name)
-    feed = PreferenceFeed(store, max_user_share=script_args.max_user_share, broadcast=broadcast_from_main)
+    feed = PreferenceFeed(store, broadcast=broadcast_from_main)
     feed.cursor = broadcast_from_main(lambda: learned_upto(live.registry))
     refresher = RewardRefresher(
         live,

@@ -119,7 +119,7 @@ class OnlineTrainerMixin:
             live.load(version.name)
 
     def _attach_refresh(self, live: LiveReward, store: LogReader, base_model: str) -> None:
-        feed = PreferenceFeed(store, max_user_share=self.args.max_user_share, broadcast=broadcast_from_main)
+        feed = PreferenceFeed(store, broadcast=broadcast_from_main)
         feed.cursor = broadcast_from_main(lambda: learned_upto(live.registry))
         refresher = RewardRefresher(
             live,
@@ -318,7 +318,7 @@ def check_reward_config(args: Any) -> None:
 
 def _check_live_reward(live: LiveReward, args: Any, store: LogReader | None) -> None:
     check_reward_config(args)
-    if live.registry.live(ModelRole.REWARD) is not None:
+    if broadcast_from_main(lambda: live.registry.live(ModelRole.REWARD)) is not None:
         return
     if args.refresh_mode == FOLLOW:
         raise ConfigError(

@@ -185,8 +185,8 @@ def test_no_user_carries_more_than_the_share_of_a_batch(store):
             user_id=user,
         )
         store.add_feedback(row)
-    feed = PreferenceFeed(store, max_user_share=0.2)
-    pairs = feed.take(upto=feed.latest()).pairs
+    feed = PreferenceFeed(store)
+    pairs = feed.take(upto=feed.latest()).with_capped_shares(0.2).pairs
     assert [round(pair.weight, 12) for pair in pairs] == [0.1] * 10 + [1.0] * 4
     unbounded = PreferenceFeed(store).take(upto=feed.latest()).pairs
     assert {pair.weight for pair in unbounded} == {1.0}

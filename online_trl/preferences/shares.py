@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from ..types import PreferencePair, Ranking, UnpairedLabel
+from ..types import PreferencePair, Ranking, Statement, UnpairedLabel
 
-Weighted = TypeVar("Weighted", PreferencePair, UnpairedLabel, Ranking)
+Weighted = TypeVar("Weighted", PreferencePair, UnpairedLabel, Ranking, Statement)
 
 
 def cap_user_shares(rows: Sequence[Weighted], max_share: float) -> list[Weighted]:

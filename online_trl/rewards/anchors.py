@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 
-from ..preferences import PreferenceBatch
 from ..registry import RegistryError, Sources
 from ..types import Message, Statement
 from .ensemble import pessimistic
@@ -141,7 +140,7 @@ class Standard:
 
 def renew_anchors(
     known: AnchorSet | None,
-    batch: PreferenceBatch,
+    statements: Sequence[Statement],
     withdrawn: Collection[str],
     *,
     size: int,
@@ -156,8 +155,8 @@ def renew_anchors(
     Args:
         known ([`AnchorSet`], *optional*):
             That of the live version.
-        batch ([`~online_trl.preferences.PreferenceBatch`]):
-            Fresh statements, whose answers take the places that are free.
+        statements (`Sequence[Statement]`):
+            What is remembered of the log; its answers take the places that are free.
         withdrawn (`Collection[str]`):
             Ids of feedback and interactions that were taken back or erased; anchors that came from them go.
         size (`int`):
@@ -174,14 +173,19 @@ def renew_anchors(
     kept = [] if known is None or is_due else [anchor for anchor in known.anchors if not _names(anchor, gone)]
     if known is not None and len(kept) == len(known.anchors):
         return replace(known, refreshes=known.refreshes + 1)
-    fresh = _possible_anchors(batch.statements)
-    places = (size if known is None or is_due else len(known.anchors)) - len(kept)
-    drawn = random.Random(f"{seed}-{batch.upto}").sample(fresh, min(places, len(fresh)))
-    renewed = AnchorSet((*kept, *drawn), version=1 if known is None else known.version + 1, refreshes=1)
+    version = 1 if known is None else known.version + 1
+    known_words = {_words(anchor) for anchor in kept}
+    fresh = [anchor for anchor in _possible_anchors(statements) if _words(anchor) not in known_words]
+    drawn = random.Random(f"{seed}-{version}").sample(fresh, min(size - len(kept), len(fresh)))
+    renewed = AnchorSet((*kept, *drawn), version=version, refreshes=1)
     if score is None:
         return renewed
     scores = score(renewed.conversations)
-    return replace(renewed, mean=float(scores.mean()), std=max(float(scores.std()), _MIN_STD))
+    return replace(renewed, mean=float(scores.mean()), std=float(_spread(scores)))
+
+
+def _words(anchor: Anchor) -> str:
+    return json.dumps(anchor.conversation, sort_keys=True)
 
 
 def _names(anchor: Anchor, names: frozenset[str]) -> bool:
@@ -195,9 +199,11 @@ def _possible_anchors(statements: Sequence[Statement]) -> list[Anchor]:
         for completion in statement.completions:
             conversation = statement.prompt + completion
             anchor = Anchor(conversation, statement.feedback_ids, statement.interaction_ids)
-            anchors.setdefault(json.dumps(conversation, sort_keys=True), anchor)
+            anchors.setdefault(_words(anchor), anchor)
     return list(anchors.values())
 
 
 def _spread(scores: torch.Tensor) -> torch.Tensor:
-    return scores.std(dim=0).clamp(min=_MIN_STD)
+    # One anchor alone has no spread.
+    correction = 1 if len(scores) > 1 else 0
+    return scores.std(dim=0, correction=correction).clamp(min=_MIN_STD)

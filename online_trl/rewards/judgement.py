@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..gates import compare_anchors, reward_gate
+from ..gates import compare_anchors, is_better, reward_gate
 from ..types import GateDecision, PreferencePair, Statement, UnpairedLabel
 from .anchors import AnchorSet, Standard
 from .calibration import Calibration, calibration, pair_calibration
@@ -26,6 +26,8 @@ class Judgement:
             Its scale.
         decision ([`~online_trl.types.GateDecision`]):
             Whether it may go into service.
+        confirms_change (`bool`):
+            Whether it is better than the version in service on what people said since they seem to have changed.
         judged (`tuple[Statement, ...]`):
             The newest held-out statements, which decided that.
         accuracy (`float`), audit_accuracy (`float`):
@@ -40,6 +42,7 @@ class Judgement:
 
     standard: Standard
     decision: GateDecision
+    confirms_change: bool
     judged: tuple[Statement, ...]
     accuracy: float
     audit_accuracy: float
@@ -57,7 +60,7 @@ def judge(
     audited: Sequence[Statement],
     *,
     threshold: float,
-    compares_anchors: bool = True,
+    since_change: Sequence[Statement] | None = None,
 ) -> Judgement:
     """
     Measures a candidate against the version in service.
@@ -73,14 +76,16 @@ def judge(
             Held-out statements of all times.
         threshold (`float`):
             Raw score of the candidate that a thumb up needs.
-        compares_anchors (`bool`, *optional*, defaults to `True`):
-            Whether the candidate has to agree with the version in service about the anchors, as far as the gate asks.
+        since_change (`Sequence[Statement]`, *optional*):
+            While it is not certain that people have changed: the held-out statements since they seem to have. A
+            candidate that is better on them goes into service whatever it says of what came before; one that is not is
+            judged as ever, so that an interval of false statements gets nothing through.
     """
     raw = candidate.raw_scores(anchors.conversations)
     scores, weights = mean_scores(candidate, judged), judging_weights(judged)
     correct = correctness(judged, scores)
     comparison = None
-    if live is not None and compares_anchors:
+    if live is not None:
         of_live = live.raw_scores(anchors.conversations).mean(dim=1)
         comparison = compare_anchors(raw.mean(dim=1).tolist(), of_live.tolist())
     decision = reward_gate(
@@ -89,9 +94,16 @@ def judge(
         weights=weights,
         anchors=comparison,
     )
+    confirms = live is not None and _confirms_change(candidate, live, since_change or ())
+    if confirms:
+        decision = GateDecision(
+            True,
+            "accepted: people have changed, and it is right about what they say since more often than the live one",
+        )
     return Judgement(
         standard=Standard(anchors, raw.tolist()),
         decision=decision,
+        confirms_change=confirms,
         judged=tuple(judged),
         accuracy=_mean(correct, weights),
         audit_accuracy=_mean(correctness(audited, mean_scores(candidate, audited)), judging_weights(audited)),
@@ -107,6 +119,14 @@ def mean_scores(scorer: RewardScorer, statements: Sequence[Statement]) -> list[l
     conversations = [each.prompt + completion for each in statements for completion in each.completions]
     scores = iter(scorer.raw_scores(conversations).mean(dim=1).tolist())
     return [[next(scores) for _ in each.completions] for each in statements]
+
+
+def _confirms_change(candidate: RewardScorer, live: RewardScorer, since: Sequence[Statement]) -> bool:
+    return is_better(
+        correctness(since, mean_scores(candidate, since)),
+        correctness(since, mean_scores(live, since)),
+        weights=judging_weights(since),
+    )
 
 
 def _pair_calibration(judged: Sequence[Statement], scores: Sequence[Sequence[float]]) -> Calibration:

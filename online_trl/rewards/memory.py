@@ -55,14 +55,14 @@ class Recency:
     """
     How much an old statement still counts: 2^(−age / half-life).
 
-    Without a change, age is counted from the end of the log, with `half_life`. After one it is counted back from the
-    change point, with `drift_half_life`, and what was said since counts in full.
+    Age is counted from the end of the log, with `half_life`. What was said before a change counts less on top of that:
+    its age is counted back from the change point as well, with `drift_half_life`.
 
     Args:
         half_life (`float`, *optional*):
             Age at which a statement counts half. `None` lets all count in full.
         drift_half_life (`float`, *optional*):
-            The same for what was said before a change. Defaults to `half_life`.
+            The same for what was said before a change, counted back from it. `None` lets it count as the rest.
         unit (`"rows"` or `"hours"`, *optional*, defaults to `"rows"`):
             Whether age is counted in rows of the log or in hours since it was said.
     """
@@ -89,10 +89,14 @@ class Recency:
             change ([`ChangePoint`], *optional*):
                 The newest change.
         """
-        half_life = self.half_life if change is None else self.drift_half_life or self.half_life
+        factor = self._decay(statement, upto, now, self.half_life)
+        if change is not None:
+            factor *= self._decay(statement, change.seq, change.at, self.drift_half_life)
+        return factor
+
+    def _decay(self, statement: Statement, seq: int, at: datetime, half_life: float | None) -> float:
         if half_life is None:
             return 1.0
-        seq, at = (upto, now) if change is None else (change.seq, change.at)
         age = seq - statement.seq if self.unit == "rows" else _hours(at, statement.said_at)
         return float(2.0 ** -(max(age, 0.0) / half_life))
 
@@ -266,13 +270,19 @@ class StatementMemory:
         """Returns the sample of held-out statements of all times since the newest change, by `seq`."""
         return self._since_change(self._audit)
 
-    def heldout(self) -> list[Statement]:
+    def heldout(self, *, before_change: bool = False) -> list[Statement]:
         """
         Returns the judging slice and the audit set, by `seq`: what a candidate is compared with the live version on.
         The newest alone are few, and what is wrong with what is new is wrong with them as well.
+
+        Args:
+            before_change (`bool`, *optional*, defaults to `False`):
+                Whether to add what was said before the newest change.
         """
-        both = {statement_key(statement): statement for statement in [*self.audit_set(), *self.judging_slice()]}
-        return sorted(both.values(), key=_by_seq)
+        rows = [*self.audit_set(), *self.judging_slice()]
+        if before_change:
+            rows += [*self._audit, *sorted(self._heldout.values(), key=_by_seq)[-self.window :]]
+        return sorted({statement_key(row): row for row in rows}.values(), key=_by_seq)
 
     def training_set(self, fresh: Iterable[Statement], *, upto: int, now: datetime) -> list[Statement]:
         """

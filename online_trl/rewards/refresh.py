@@ -27,9 +27,9 @@ from transformers import PrinterCallback
 from trl import RewardTrainer
 
 from ..config import RefreshArguments
-from ..preferences import PreferenceBatch, statement_dataset
+from ..preferences import PreferenceBatch, cap_user_shares, statement_dataset
 from ..registry import Consumed, ModelRegistry, Sources, copy_model
-from ..types import GateDecision, ModelRole, Statement, UnpairedLabel, VersionStatus
+from ..types import GateDecision, ModelRole, Statement, UnpairedLabel, VersionStatus, utcnow
 from .anchors import renew_anchors
 from .calibration import Calibration
 from .collapse import Audit, find_collapse
@@ -46,6 +46,11 @@ logger = logging.getLogger(__name__)
 RESTARTED = "restarted"
 # After so many refusals in a row, going on from the live version leads nowhere.
 _PATIENCE = 2
+# A change that no version does better on within so many refreshes was none.
+_CONFIRMED_WITHIN = 3
+# As many statements as the test for drift looks back on.
+_HEARD = 2000
+_DECIDED = (VersionStatus.LIVE, VersionStatus.RETIRED, VersionStatus.REFUSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,9 +142,11 @@ class RewardRefresher:
         self.memory = make_memory(self.settings, seed)
         self.detector = DriftDetector()
         self.alarm: DriftAlarm | None = None
-        # What the version that people have turned away from thinks of the anchors is no measure of its successor.
-        self._outdated: str | None = None
+        # Refreshes in which a change that was noticed may still be confirmed by a version that does better.
+        self._unconfirmed = 0
         self._withdrawn: set[str] = set()
+        self._heard: list[tuple[int, datetime]] = []
+        self.memory.change = self.broadcast(self._known_change)
 
     @property
     def is_ready(self) -> bool:
@@ -167,7 +174,7 @@ class RewardRefresher:
         if alarm is None:
             return False
         logger.warning("drift: %s", alarm.reason)
-        self.alarm, self._outdated = alarm, self.live.version
+        self.alarm, self._unconfirmed = alarm, _CONFIRMED_WITHIN
         self.memory.change = ChangePoint(alarm.change_seq, at)
         return True
 
@@ -188,6 +195,7 @@ class RewardRefresher:
             `ValueError`: if the batch holds nothing to train on.
         """
         started = time.monotonic()
+        self._follow_registry()
         self.remember(batch)
         restarted = self.broadcast(self._why_stuck)
         restart = self._starts_anew or restarted is not None
@@ -206,38 +214,39 @@ class RewardRefresher:
             outcome: RefreshOutcome = self.broadcast(lambda: self._publish(candidate, started))
         if outcome.decision.accepted:
             self.live.load(outcome.version)
-        self.alarm = None
+        self._settle_change(judgement)
         logger.info("%s: %s", outcome.version, outcome.decision.reason)
         return outcome
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a resumed run needs beside the log and the registry, as plain values."""
-        change = self.memory.change
         return {
             "detector": self.detector.state_dict(),
-            "change": None if change is None else {"seq": change.seq, "at": change.at.isoformat()},
+            "change": _plain_change(self.memory.change),
             "alarm": None if self.alarm is None else asdict(self.alarm),
-            "outdated": self._outdated,
+            "unconfirmed": self._unconfirmed,
+            "withdrawn": sorted(self._withdrawn),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes back to the state of a checkpoint."""
         self.detector.load_state_dict(state["detector"])
-        change, alarm = state["change"], state["alarm"]
-        self.memory.change = (
-            None if change is None else ChangePoint(change["seq"], datetime.fromisoformat(change["at"]))
-        )
+        alarm = state["alarm"]
+        self.memory.change = _change(state["change"])
         self.alarm = None if alarm is None else DriftAlarm(**alarm)
-        self._outdated = state["outdated"]
+        self._unconfirmed, self._withdrawn = state["unconfirmed"], set(state["withdrawn"])
 
     @property
     def _starts_anew(self) -> bool:
         return self.settings.refresh_start == "initial" or not self.is_ready
 
     def _listen(self, batch: PreferenceBatch) -> tuple[DriftAlarm | None, datetime | None]:
-        new, scorer = batch.statements, self.live.scorer
+        # What counts again after something was taken back has been heard before.
+        new = [each for each in batch.statements if each.seq > batch.after]
+        scorer = self.live.scorer
         if scorer is None or not new:
             return None, None
+        self._heard = [*self._heard, *((each.seq, each.said_at) for each in new)][-_HEARD:]
         # Verdicts are judged against each other, and there may be few of the other kind among the newest.
         old = [each for each in self.memory.heldout() if isinstance(each, UnpairedLabel)]
         both = [*old, *new]
@@ -246,7 +255,33 @@ class RewardRefresher:
         alarm = self.detector.update(correct, [each.seq for each in new], weights)
         if alarm is None:
             return None, None
-        return alarm, min(each.said_at for each in new if each.seq >= alarm.change_seq or each is new[-1])
+        return alarm, min(at for seq, at in self._heard if seq >= alarm.change_seq)
+
+    def _settle_change(self, judgement: Judgement) -> None:
+        """People have changed if a version does better on what they say since; if none does in time, they have not."""
+        self.alarm = None
+        if judgement.confirms_change:
+            self._unconfirmed = 0
+        elif self._unconfirmed:
+            self._unconfirmed -= 1
+            if not self._unconfirmed:
+                logger.warning("no version does better on what people say since row %s", self.memory.change)
+                self.memory.change = None
+
+    def _confirmed_change(self, judgement: Judgement) -> dict[str, Any] | None:
+        is_certain = judgement.confirms_change or not self._unconfirmed
+        return _plain_change(self.memory.change) if is_certain else None
+
+    def _known_change(self) -> ChangePoint | None:
+        """The change that the newest version knew of: a run that begins goes on from there."""
+        versions = [each for each in self.registry.versions(ModelRole.REWARD) if each.status in _DECIDED]
+        return _change(versions[-1].config.get("change")) if versions else None
+
+    def _follow_registry(self) -> None:
+        """Goes on from the version in service, which somebody may have rolled back."""
+        live = self.broadcast(lambda: self.registry.live(ModelRole.REWARD))
+        if live is not None and live.name != self.live.version:
+            self.live.load(live.name)
 
     def _rows(self, batch: PreferenceBatch, *, restart: bool) -> list[Statement]:
         # The newest word is the present: a resumed run weighs ages as the one that it goes on from.
@@ -258,8 +293,13 @@ class RewardRefresher:
 
     def _remembered(self, batch: PreferenceBatch, now: datetime, *, restart: bool) -> list[Statement]:
         if restart:
-            return self.memory.everything(upto=batch.upto, now=now)
-        return self.memory.training_set(batch.statements, upto=batch.upto, now=now)
+            rows = self.memory.everything(upto=batch.upto, now=now)
+        else:
+            rows = self.memory.training_set(batch.statements, upto=batch.upto, now=now)
+        return self._capped(rows)
+
+    def _capped(self, rows: Sequence[Statement]) -> list[Statement]:
+        return cap_user_shares(rows, self.settings.max_user_share)
 
     def _train(self, rows: Sequence[Statement], folder: Path, *, restart: bool) -> float:
         """
@@ -286,7 +326,7 @@ class RewardRefresher:
         live = self.live.scorer
         anchors = renew_anchors(
             None if live is None or live.standard is None else live.standard.anchor_set,
-            batch,
+            [*self.memory.everything(upto=batch.upto, now=utcnow()), *batch.statements],
             self._withdrawn,
             size=self.settings.refresh_anchors,
             max_refreshes=self.settings.refresh_anchor_life,
@@ -297,14 +337,14 @@ class RewardRefresher:
             candidate,
             live,
             anchors,
-            self.memory.heldout(),
-            self.memory.audit_set(),
+            self._capped(self.memory.heldout(before_change=self._unconfirmed > 0)),
+            self._capped(self.memory.audit_set()),
             threshold=threshold,
-            compares_anchors=self.live.version != self._outdated,
+            since_change=self._capped(self.memory.heldout()) if self._unconfirmed else None,
         )
         judgement.standard.write(folder)
         audit = Audit("the candidate", judgement.audit_accuracy, judgement.audited, judgement.spread)
-        return judgement, find_collapse([*self._line(), audit])
+        return judgement, find_collapse([*self._line(anchors.version), audit])
 
     def _why_stuck(self) -> str | None:
         """Says so if the versions since the live one were refused one after the other, and none was made anew."""
@@ -315,8 +355,11 @@ class RewardRefresher:
         )
         return f"the {_PATIENCE} refreshes before it were refused" if is_stuck else None
 
-    def _line(self) -> list[Audit]:
-        """The versions that went into service since the last restart and since people last changed, oldest first."""
+    def _line(self, anchor_set: int) -> list[Audit]:
+        """
+        The versions that went into service since the last restart, since people last changed and since the anchors
+        were drawn, oldest first.
+        """
         since = 0 if self.memory.change is None else self.memory.change.seq
         line: list[Audit] = []
         for version in self.registry.versions(ModelRole.REWARD):
@@ -325,7 +368,7 @@ class RewardRefresher:
                 continue
             if interval[1] <= since or version.config.get("restarted"):
                 line = []
-            if "anchor_spread" in metrics:
+            if version.config.get("anchor_set") == anchor_set:
                 score = metrics.get("audit_accuracy", math.nan)
                 line.append(Audit(version.name, score, metrics["audit_statements"], metrics["anchor_spread"]))
         return line
@@ -353,7 +396,7 @@ class RewardRefresher:
             parent=self.live.version,
             feedback_interval=(batch.after, batch.upto),
             metrics=_metrics(outcome, judgement),
-            config=_record(outcome, judgement),
+            config={**_record(outcome, judgement), "change": self._confirmed_change(judgement)},
         )
         settle = self.registry.promote if outcome.decision.accepted else self.registry.refuse
         settle(version.name, outcome.decision.reason)
@@ -373,9 +416,18 @@ class _Candidate:
 
 def learned_upto(registry: ModelRegistry) -> int:
     """Returns where the feedback ends that any reward version has learned from, in service or refused."""
-    versions = registry.versions(ModelRole.REWARD)
-    intervals = [version.feedback_interval for version in versions if version.status is not VersionStatus.ABANDONED]
-    return max((interval[1] for interval in intervals if interval is not None), default=0)
+    if registry.live(ModelRole.REWARD) is None:
+        return 0  # a first version that was refused has to be made of the same feedback again
+    versions = [version for version in registry.versions(ModelRole.REWARD) if version.status in _DECIDED]
+    return max((version.feedback_interval[1] for version in versions if version.feedback_interval), default=0)
+
+
+def _plain_change(change: ChangePoint | None) -> dict[str, Any] | None:
+    return None if change is None else {"seq": change.seq, "at": change.at.isoformat()}
+
+
+def _change(plain: dict[str, Any] | None) -> ChangePoint | None:
+    return None if plain is None else ChangePoint(plain["seq"], datetime.fromisoformat(plain["at"]))
 
 
 def make_memory(settings: RefreshArguments, seed: int) -> StatementMemory:

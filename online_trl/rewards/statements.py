@@ -119,7 +119,8 @@ def _statement(example: dict[str, Any], tokenizer: PreTrainedTokenizerBase, max_
         **said,
         "weight": 1.0 if weight is None else weight,
         "voice": example.get("voice") or "",
-        "key": example.get("key") or json.dumps(said),
+        # What two users say of one answer are two statements.
+        "key": example.get("key") or json.dumps([said, example.get("voice")]),
     }
 
 

@@ -51,31 +51,38 @@ def test_a_damaged_scale_names_its_file(tmp_path):
 
 
 def test_a_first_set_is_drawn_from_the_answers_that_something_was_said_of():
-    first = renew_anchors(None, pairs(1, 20), (), **SETTINGS, score=None)
+    first = renew_anchors(None, pairs(1, 20).statements, (), **SETTINGS, score=None)
     assert (len(first.anchors), first.version, first.refreshes, first.mean, first.std) == (8, 1, 1, 0.0, 1.0)
-    assert first == renew_anchors(None, pairs(1, 20), (), **SETTINGS, score=None)
+    assert first == renew_anchors(None, pairs(1, 20).statements, (), **SETTINGS, score=None)
     assert len({str(anchor.conversation) for anchor in first.anchors}) == 8
 
 
 def test_a_set_serves_many_versions_and_is_then_drawn_anew_on_the_same_scale():
-    known = renew_anchors(None, pairs(1, 20), (), **SETTINGS, score=None)
+    known = renew_anchors(None, pairs(1, 20).statements, (), **SETTINGS, score=None)
     for refreshes in (2, 3):
-        known = renew_anchors(known, pairs(21, 20), (), **SETTINGS, score=None)
+        known = renew_anchors(known, pairs(21, 20).statements, (), **SETTINGS, score=None)
         assert (known.version, known.refreshes) == (1, refreshes)
     scores = torch.arange(8.0)
-    renewed = renew_anchors(known, pairs(41, 20), (), **SETTINGS, score=lambda conversations: scores)
+    renewed = renew_anchors(known, pairs(41, 20).statements, (), **SETTINGS, score=lambda conversations: scores)
     assert (renewed.version, renewed.refreshes) == (2, 1)
     assert not set(map(str, renewed.conversations)) & set(map(str, known.conversations))
     assert (renewed.mean, renewed.std) == (scores.mean().item(), pytest.approx(scores.std().item()))
 
 
 def test_what_was_withdrawn_is_replaced_and_the_rest_stays():
-    known = renew_anchors(None, pairs(1, 20), (), **SETTINGS, score=None)
+    known = renew_anchors(None, pairs(1, 20).statements, (), **SETTINGS, score=None)
     gone = known.anchors[2].feedback_ids[0]
-    renewed = renew_anchors(known, pairs(41, 20), {gone}, **SETTINGS, score=lambda conversations: torch.zeros(8))
+    renewed = renew_anchors(
+        known, pairs(41, 20).statements, {gone}, **SETTINGS, score=lambda conversations: torch.zeros(8)
+    )
     kept = [anchor for anchor in known.anchors if gone not in anchor.feedback_ids]
     assert list(renewed.anchors[: len(kept)]) == kept
     assert len(renewed.anchors) == 8
     assert gone not in renewed.sources.feedback_ids
     assert renewed.version == 2
     assert renewed == replace(renewed, refreshes=1)
+
+
+def test_a_single_anchor_gives_scores_that_are_numbers():
+    paid = standard([[2.0, 3.0]]).paid_scores(torch.tensor([[1.0, 2.0], [2.0, 3.0]]), pessimism=0.5)
+    assert torch.isfinite(paid).all()

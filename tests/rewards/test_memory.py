@@ -191,13 +191,12 @@ def test_age_in_hours_counts_from_when_it_was_said():
     assert recency.factor(pair(1, hours=-48), upto=9, now=NOW) == 1.0
 
 
-def test_after_a_change_age_counts_back_from_it_with_the_shorter_half_life():
+def test_what_was_said_before_a_change_counts_less_on_top_of_its_age():
     change = ChangePoint(seq=100, at=NOW - timedelta(hours=10))
-    rows = Recency(half_life=1000.0, drift_half_life=50.0)
-    assert [rows.factor(pair(seq), upto=900, now=NOW, change=change) for seq in (0, 50, 100, 500)] == [
-        0.25,
+    rows = Recency(half_life=800.0, drift_half_life=50.0)
+    assert [rows.factor(pair(seq), upto=900, now=NOW, change=change) for seq in (50, 100, 900)] == [
+        pytest.approx(0.5 * 2 ** -(850 / 800)),
         0.5,
-        1.0,
         1.0,
     ]
     hours = Recency(drift_half_life=5.0, unit="hours")

@@ -1,12 +1,14 @@
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 
 import pytest
 import torch
 
 from online_trl.config import RefreshArguments
 from online_trl.lineage import uses
-from online_trl.registry import ModelRegistry, RegistryError, copy_model
+from online_trl.registry import ModelRegistry, RegistryError
+from online_trl.rewards.drift import DriftAlarm
 from online_trl.rewards.judgement import mean_scores
 from online_trl.rewards.judging import correctness
 from online_trl.rewards.memory import ChangePoint
@@ -111,6 +113,23 @@ def test_a_poisoned_interval_puts_no_worse_version_into_service(make, live):
     assert truth(live) >= before - 0.05
 
 
+def test_a_poisoned_interval_that_looks_like_a_change_of_taste_gets_nothing_through(make, live):
+    refresher = make(settings={"refresh_replay": 1.0})
+    refresher.refresh(pairs(1, 150))
+    before = truth(live)
+    refresher.remember(pairs(151, 60))
+    assert not refresher.watch(pairs(151, 60))
+    flipped = {"chosen": "no", "rejected": "yes"}
+    poisoned = batch([pair(number, **flipped if number % 10 < 3 else {}) for number in range(211, 331)])
+    assert refresher.watch(poisoned)
+    refresher.refresh(poisoned)
+    assert truth(live) >= before - 0.05
+    for start in (331, 361):
+        refresher.refresh(pairs(start, 30))
+    assert refresher.memory.change is None
+    assert truth(live) >= before - 0.05
+
+
 def test_a_version_that_is_worse_is_kept_but_not_served(make, live, registry):
     refresher = make()
     refresher.refresh(pairs(1, 60))
@@ -130,9 +149,7 @@ def test_after_two_refusals_a_version_is_made_anew_from_all_that_is_remembered(m
     refresher = make()
     refresher.refresh(pairs(1, 60))
     for number in (2, 3):
-        refused = registry.publish(
-            ModelRole.REWARD, copy_model(registry.path("reward-0001")), feedback_interval=(0, 60)
-        )
+        refused = registry.publish(ModelRole.REWARD, _write, feedback_interval=(0, 60))
         registry.refuse(refused.name, f"refused: attempt {number}")
     outcome = refresher.refresh(pairs(61, 40))
     assert outcome.restarted == "the 2 refreshes before it were refused"
@@ -156,8 +173,9 @@ def test_a_change_of_taste_is_noticed_and_followed(make, live):
     assert 270 < refresher.memory.change.seq < 320
     outcome = refresher.refresh(pairs(301, 100, **turned))
     assert "right about" in outcome.drift
-    assert outcome.decision.accepted
-    assert truth(live, **turned) > 0.9
+    assert outcome.decision.reason.startswith("accepted: people have changed")
+    assert make().memory.change == refresher.memory.change
+    assert truth(live, **turned) > 0.8
     assert refresher.alarm is None
 
 
@@ -227,6 +245,60 @@ def test_anchors_that_were_erased_are_replaced_and_those_of_each_version_are_rec
     assert registry.consumed(second.version).anchored_on.feedback_ids == names
     assert erased.isdisjoint(names)
     assert {use.version for use in uses(registry, feedback_ids=erased) if _KEPT in use.how} == {first.version}
+
+
+def test_a_version_that_was_rolled_back_is_gone_on_from_by_nobody(refresher, live, registry):
+    first = refresher.refresh(pairs(1, 120)).version
+    second = refresher.refresh(pairs(121, 60)).version
+    assert live.version == second
+    registry.rollback(ModelRole.REWARD, "people complained")
+    assert registry.get(refresher.refresh(pairs(181, 60)).version).parent == first
+
+
+def test_feedback_of_a_first_version_that_was_refused_is_learned_from_again(refresher, registry):
+    published = registry.publish(ModelRole.REWARD, _write, feedback_interval=(0, 60))
+    registry.refuse(published.name, "refused: worse than chance")
+    assert learned_upto(registry) == 0
+    refresher.refresh(pairs(1, 120))
+    assert learned_upto(registry) == 120
+
+
+def _write(folder):
+    (folder / "config.json").write_text("{}")
+
+
+def test_no_user_carries_more_than_the_share_of_what_a_version_is_trained_on(make):
+    refresher = make(settings={"max_user_share": 0.2})
+    flood = [pair(number, voice="flood", session_ids=(_trained(refresher, number),)) for number in range(1, 41)]
+    others = [pair(n, voice=f"user-{n}", session_ids=(_trained(refresher, n),)) for n in range(41, 49)]
+    rows = refresher._rows(batch([*flood, *others]), restart=False)
+    carried = sum(row.weight for row in rows if row.voice == "flood")
+    assert carried / sum(row.weight for row in rows) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "attribute", "value"),
+    [
+        ({"refresh_half_life": 9.0}, "recency.half_life", 9.0),
+        ({"refresh_half_life": 0.0}, "recency.half_life", None),
+        ({"refresh_drift_half_life": 7.0}, "recency.drift_half_life", 7.0),
+        ({"refresh_age_unit": "hours"}, "recency.unit", "hours"),
+        ({"refresh_replay": 3.0}, "replay", 3.0),
+        ({"refresh_heldout_fraction": 0.4}, "heldout_fraction", 0.4),
+    ],
+)
+def test_every_setting_of_the_memory_reaches_it(make, settings, attribute, value):
+    assert attrgetter(attribute)(make(settings=settings).memory) == value
+
+
+def test_a_refresh_can_start_from_the_initial_model_and_from_a_new_head(make, live, registry):
+    refresher = make(settings={"refresh_start": "initial", "refresh_anchors": 10, "refresh_drift_reinit_head": True})
+    assert refresher.refresh(pairs(1, 60)).decision.accepted
+    assert len(live.scorer.standard.anchor_set.anchors) == 10
+    refresher.alarm = DriftAlarm(change_seq=61, seen_seq=80, before=0.9, after=0.4, rows=20)
+    outcome = refresher.refresh(pairs(61, 60))
+    assert outcome.statements + outcome.heldout == 120
+    assert (outcome.restarted, truth(live) > 0.9) == (None, True)
 
 
 def test_nothing_to_train_on_is_refused(refresher):
