@@ -9,7 +9,7 @@ demo: .venv/installed-demo
 test: .venv/installed-test
 	.ci/packages
 	$(MAKE) lint
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	PYTHONPATH=.venv/trl-oldest $(BIN)/pytest --numprocesses 2 tests/test_trainer.py
 
 lint: .venv/installed-test
