@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,13 @@ def calibration(
     return Calibration(missed / total if total else float("nan"), bins)
 
 
+def logistic(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the probabilities that belong to logits."""
+    # tanh, unlike exp, does not overflow where the model is very sure.
+    chances: NDArray[np.float64] = (1 + np.tanh(logits / 2)) / 2
+    return chances
+
+
 def pair_calibration(
     margins: Sequence[float], weights: Sequence[float] | None = None, *, num_bins: int = 10
 ) -> Calibration:
@@ -119,7 +127,6 @@ def pair_calibration(
     """
     count = len(margins)
     margin = np.asarray(margins, dtype=float)
-    # tanh, unlike exp, does not overflow where the model is very sure.
-    chance = (1 + np.tanh(np.concatenate([margin, -margin]) / 2)) / 2
+    chance = logistic(np.concatenate([margin, -margin]))
     halves = np.full(count, 0.5) if weights is None else np.asarray(weights, dtype=float) / 2
     return calibration(chance.tolist(), [1.0] * count + [0.0] * count, np.tile(halves, 2).tolist(), num_bins=num_bins)

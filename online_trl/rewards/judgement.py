@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..gates import compare_anchors, is_better, reward_gate
+from ..preferences import statement_key
 from ..types import GateDecision, PreferencePair, Statement, UnpairedLabel
 from .anchors import AnchorSet, Standard
-from .calibration import Calibration, calibration, pair_calibration
+from .calibration import Calibration, calibration, logistic, pair_calibration
 from .judging import correctness, judging_weights
 from .scorer import RewardScorer
 
@@ -82,19 +82,26 @@ def judge(
             judged as ever, so that an interval of false statements gets nothing through.
     """
     raw = candidate.raw_scores(anchors.conversations)
-    scores, weights = mean_scores(candidate, judged), judging_weights(judged)
-    correct = correctness(judged, scores)
+    since = since_change or ()
+    # The slices overlap, and what costs is to score an answer.
+    known, live_known = (
+        {} if scorer is None else _scores(scorer, judged, audited, since) for scorer in (candidate, live)
+    )
+    weights, scores = judging_weights(judged), [known[statement_key(each)] for each in judged]
+    correct = _correctness(judged, known)
     comparison = None
     if live is not None:
         of_live = live.raw_scores(anchors.conversations).mean(dim=1)
         comparison = compare_anchors(raw.mean(dim=1).tolist(), of_live.tolist())
     decision = reward_gate(
         correct,
-        None if live is None else correctness(judged, mean_scores(live, judged)),
+        None if live is None else _correctness(judged, live_known),
         weights=weights,
         anchors=comparison,
     )
-    confirms = live is not None and _confirms_change(candidate, live, since_change or ())
+    confirms = live is not None and is_better(
+        _correctness(since, known), _correctness(since, live_known), weights=judging_weights(since)
+    )
     if confirms:
         decision = GateDecision(
             True,
@@ -106,7 +113,7 @@ def judge(
         confirms_change=confirms,
         judged=tuple(judged),
         accuracy=_mean(correct, weights),
-        audit_accuracy=_mean(correctness(audited, mean_scores(candidate, audited)), judging_weights(audited)),
+        audit_accuracy=_mean(_correctness(audited, known), judging_weights(audited)),
         audited=len(audited),
         spread=float(raw.mean(dim=1).std(correction=0)),
         pair_calibration=_pair_calibration(judged, scores),
@@ -121,12 +128,14 @@ def mean_scores(scorer: RewardScorer, statements: Sequence[Statement]) -> list[l
     return [[next(scores) for _ in each.completions] for each in statements]
 
 
-def _confirms_change(candidate: RewardScorer, live: RewardScorer, since: Sequence[Statement]) -> bool:
-    return is_better(
-        correctness(since, mean_scores(candidate, since)),
-        correctness(since, mean_scores(live, since)),
-        weights=judging_weights(since),
-    )
+def _scores(scorer: RewardScorer, *slices: Sequence[Statement]) -> dict[str, list[float]]:
+    """Scores each statement of several slices once; by its key."""
+    statements = {statement_key(each): each for rows in slices for each in rows}
+    return dict(zip(statements, mean_scores(scorer, list(statements.values())), strict=True))
+
+
+def _correctness(statements: Sequence[Statement], known: Mapping[str, Sequence[float]]) -> list[float]:
+    return correctness(statements, [known[statement_key(each)] for each in statements])
 
 
 def _pair_calibration(judged: Sequence[Statement], scores: Sequence[Sequence[float]]) -> Calibration:
@@ -138,8 +147,7 @@ def _label_calibration(
     judged: Sequence[Statement], scores: Sequence[Sequence[float]], threshold: float
 ) -> Calibration:
     labels = [(each, row) for each, row in zip(judged, scores, strict=True) if isinstance(each, UnpairedLabel)]
-    # tanh, unlike exp, does not overflow where the model is very sure.
-    chances = [(1 + math.tanh((row[0] - threshold) / 2)) / 2 for _, row in labels]
+    chances = logistic(np.asarray([row[0] - threshold for _, row in labels], dtype=float)).tolist()
     return calibration(chances, [label.score for label, _ in labels], [label.weight for label, _ in labels])
 
 

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ..types import Ranking, Statement, UnpairedLabel
+from ..types import Statement, UnpairedLabel
 
 _SAYS_NOTHING = 0.5
 
@@ -45,7 +45,7 @@ def correctness(statements: Sequence[Statement], scores: Sequence[Sequence[float
         if not all(map(math.isfinite, row)):
             correct[index] = math.nan
         elif not isinstance(statement, UnpairedLabel):
-            correct[index] = _ordered_alike(_ranks(statement), row)
+            correct[index] = _ordered_alike(statement.ranks, row)
     labels = [
         index
         for index, statement in enumerate(statements)
@@ -68,21 +68,15 @@ def judging_weights(statements: Sequence[Statement]) -> list[float]:
 def _orders(statement: Statement, labels_have_opposites: bool) -> bool:
     if isinstance(statement, UnpairedLabel):
         return labels_have_opposites
-    return len(set(_ranks(statement))) > 1
-
-
-def _ranks(statement: Statement) -> tuple[int, ...]:
-    if isinstance(statement, Ranking):
-        return statement.ranks
-    return (1,) if isinstance(statement, UnpairedLabel) else (1, 2)
+    return len(set(statement.ranks)) > 1
 
 
 def _check(statements: Sequence[Statement], scores: Sequence[Sequence[float]]) -> None:
     if len(statements) != len(scores):
         raise ValueError(f"{len(statements)} statements and the scores of {len(scores)}: give one row of scores each")
     for number, (statement, row) in enumerate(zip(statements, scores, strict=True)):
-        if len(_ranks(statement)) != len(row):
-            raise ValueError(f"statement {number} has {len(_ranks(statement))} answers and {len(row)} scores")
+        if len(statement.ranks) != len(row):
+            raise ValueError(f"statement {number} has {len(statement.ranks)} answers and {len(row)} scores")
 
 
 def _ordered_alike(ranks: Sequence[int], scores: Sequence[float]) -> float:

@@ -265,7 +265,8 @@ class RewardRefresher:
         elif self._unconfirmed:
             self._unconfirmed -= 1
             if not self._unconfirmed:
-                logger.warning("no version does better on what people say since row %s", self.memory.change)
+                since = self.memory.change.seq if self.memory.change is not None else None
+                logger.warning("no version does better on what people say since row %s", since)
                 self.memory.change = None
 
     def _confirmed_change(self, judgement: Judgement) -> dict[str, Any] | None:
