@@ -16,6 +16,7 @@ from online_trl.rewards.refresh import RewardRefresher, learned_upto
 from online_trl.rewards.reward_trainer import OnlineRewardConfig
 from online_trl.rewards.scorer import LiveReward, RewardScorer
 from online_trl.types import ModelRole, VersionStatus
+from rewards.reward_runs import SETTINGS
 from rewards.statements import START, batch, conversation, label, pair, pairs
 
 _KEPT = "keeps its words as an anchor"
@@ -37,21 +38,7 @@ def make(live, tiny_policy, tmp_path):
     def make(*, settings=None, **options):
         make_args = partial(
             OnlineRewardConfig,
-            **{
-                "output_dir": str(tmp_path / "reward"),
-                "num_train_epochs": 4,
-                "per_device_train_batch_size": 16,
-                "learning_rate": 3e-3,
-                "use_cpu": True,
-                "bf16": False,
-                "gradient_checkpointing": False,
-                "dataloader_pin_memory": False,
-                "disable_tqdm": True,
-                "report_to": "none",
-                "save_strategy": "no",
-                "logging_strategy": "no",
-                **options,
-            },
+            **{**SETTINGS, "output_dir": str(tmp_path / "reward"), "logging_strategy": "no", **options},
         )
         arguments = RefreshArguments(**{**_SETTINGS, **(settings or {})})
         return RewardRefresher(live, base_model=tiny_policy, make_args=make_args, settings=arguments)
