@@ -26,72 +26,14 @@ from trl import GRPOConfig, GRPOTrainer
 from feedback import WriteEachStep, add_comparisons
 from online_trl.config import ConfigError
 from online_trl.grpo import OnlineGRPOConfig, OnlineGRPOTrainer
-from online_trl.ppo import OnlinePPOConfig, OnlinePPOTrainer
-from online_trl.registry import ModelRegistry
 from online_trl.rewards.functions import RewardFunctionError
 from online_trl.rewards.remote_scorer import RemoteScorer
 from online_trl.rewards.scorer import LiveReward
 from online_trl.rewards.sources import RewardSource
-from online_trl.store import FeedbackStore
 from online_trl.trainer import last_complete_checkpoint
 from online_trl.types import ModelRole, VersionStatus
 from scoring_server import scoring_server
-
-TRAINERS = {"grpo": (OnlineGRPOTrainer, OnlineGRPOConfig), "ppo": (OnlinePPOTrainer, OnlinePPOConfig)}
-SETTINGS = {
-    "max_steps": 4,
-    "per_device_train_batch_size": 8,
-    "max_completion_length": 8,
-    "learning_rate": 1e-3,
-    "save_strategy": "no",
-    "logging_steps": 1,
-    "report_to": "none",
-    "disable_tqdm": True,
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "dataloader_pin_memory": False,
-}
-REWARD = {"learning_rate": 1e-3, "per_device_train_batch_size": 8}
-
-
-def brevity(completions, **columns):
-    return [-len(completion[0]["content"]) / 10 for completion in completions]
-
-
-async def ones(completions, **columns):
-    return [1.0] * len(completions)
-
-
-def broken(completions, **columns):
-    raise KeyError("answer")
-
-
-@pytest.fixture
-def prompts():
-    return Dataset.from_list([{"prompt": [{"role": "user", "content": f"seed {index}"}]} for index in range(32)])
-
-
-@pytest.fixture
-def store(tmp_path):
-    with FeedbackStore(f"sqlite:///{tmp_path / 'log.db'}") as store:
-        yield store
-
-
-@pytest.fixture
-def registry(tmp_path):
-    return ModelRegistry(tmp_path / "registry")
-
-
-def make(kind, model, output_dir, reward_funcs, dataset, *, store=None, **settings):
-    trainer_type, config_type = TRAINERS[kind]
-    generations = {"num_generations": 4} if kind == "grpo" else {}
-    args = config_type(output_dir=str(output_dir), **{**SETTINGS, **generations, **settings})
-    return trainer_type(model, reward_funcs, args, train_dataset=dataset, store=store)
-
-
-def logged(trainer, key):
-    return [row[key] for row in trainer.state.log_history if key in row]
+from trainer_runs import REWARD, SETTINGS, TRAINERS, brevity, broken, logged, make, ones
 
 
 def test_with_the_online_parts_off_the_losses_are_those_of_trl(tiny_policy, tmp_path, prompts):
@@ -121,7 +63,7 @@ def test_reward_functions_sync_and_async_add_up_by_their_weights(kind, tiny_poli
 def test_a_failing_reward_function_is_named_with_its_batch(kind, tiny_policy, tmp_path, prompts):
     trainer = make(kind, tiny_policy, tmp_path, [brevity, broken], prompts)
     with pytest.raises(
-        RewardFunctionError, match=r"test_trainer:broken` raised KeyError.* a batch of 8 completions at "
+        RewardFunctionError, match=r"trainer_runs:broken` raised KeyError.* a batch of 8 completions at "
     ):
         trainer.train()
 
@@ -271,7 +213,7 @@ def test_a_wrong_key_for_the_reward_model_is_refused_with_the_nearest(tiny_polic
 @pytest.mark.parametrize("kind", TRAINERS)
 def test_a_killed_run_resumes_and_uses_every_row_of_feedback_once(kind, tiny_policy, tmp_path, store, registry):
     add_comparisons(store, 40)
-    script = Path(__file__).parent / "killed_run.py"
+    script = Path(__file__).parents[1] / "killed_run.py"
     command = [sys.executable, str(script), kind, str(tiny_policy), str(tmp_path), store.url]
     process = subprocess.Popen(command)
     killed_at = _kill_after_step(process, tmp_path / "steps", 5)
