@@ -1,0 +1,45 @@
+"""What there is, at a glance."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ..registry import ModelRegistry
+from ..store import open_store
+from ..types import ModelRole
+from .arguments import add_store
+
+
+def add_status(parser: argparse.ArgumentParser) -> None:
+    add_store(parser, also_remote=True)
+    parser.add_argument("--registry", type=Path, metavar="DIR", help="the model registry")
+    parser.set_defaults(run=_status)
+
+
+def _status(args: argparse.Namespace) -> None:
+    console = Console()
+    with open_store(args.store) as store:
+        summary = store.summary()
+    log = Table("what", "rows", title=f"The log {args.store}", title_justify="left")
+    log.add_row("answers", str(summary.interactions))
+    for version, count in summary.answers_by_version.items():
+        log.add_row(f"  by {version}", str(count))
+    log.add_row("users", str(summary.users))
+    for kind, count in summary.feedback_by_kind.items():
+        log.add_row(f"feedback: {kind}", str(count))
+    console.print(log)
+    if args.registry is not None:
+        console.print(_versions_table(ModelRegistry(args.registry)))
+
+
+def _versions_table(registry: ModelRegistry) -> Table:
+    table = Table("version", "status", "parent", "published", "why", title=f"Versions in {registry.root}")
+    for role in ModelRole:
+        for version in registry.versions(role):
+            published = f"{version.created_at:%Y-%m-%d %H:%M}"
+            table.add_row(version.name, version.status.value, version.parent or "", published, version.reason)
+    return table
