@@ -23,6 +23,7 @@ class ConfigError(ValueError):
 
 
 INLINE, FOLLOW = "inline", "follow"
+DROP, TRUNCATE = "drop", "truncate"
 
 
 @dataclass
@@ -144,6 +145,11 @@ class OnlineArguments(RefreshArguments):
         fresh_prompt_fraction (`float`, *optional*, defaults to `0.5`):
             Share of the prompts of a generation batch that is taken from the feedback log, newest first. When the log
             has fewer new prompts, the rest comes from `train_dataset`.
+        max_prompt_length (`int`, *optional*):
+            Tokens of the longest prompt that is trained on, of `train_dataset` and of the log. Defaults to no limit.
+        long_prompts (`str`, *optional*, defaults to `"drop"`):
+            What becomes of a longer one: `drop` leaves it out, and logs how many as `prompts/dropped`; `truncate`
+            keeps its last tokens, and logs the share as `prompts/truncated`.
         refresh_mode (`str`, *optional*, defaults to `"inline"`):
             Who refreshes the live reward model: `inline`, the trainer, between two policy steps; or `follow`, a
             process of its own, `recipes/reward_refresh.py`, whose versions the trainer takes over between two steps.
@@ -160,6 +166,13 @@ class OnlineArguments(RefreshArguments):
     fresh_prompt_fraction: float = field(
         default=0.5,
         metadata={"help": "Share of the prompts of a generation batch that is taken from the feedback log."},
+    )
+    max_prompt_length: int | None = field(
+        default=None,
+        metadata={"help": "Tokens of the longest prompt that is trained on; by default there is no limit."},
+    )
+    long_prompts: str = field(
+        default=DROP, metadata={"help": "What becomes of a longer prompt: drop, or truncate to its last tokens."}
     )
     refresh_mode: str = field(
         default=INLINE, metadata={"help": "Who refreshes the reward model: inline (the trainer) or follow."}
@@ -183,6 +196,9 @@ class OnlineArguments(RefreshArguments):
         """
         self.check_refresh_arguments()
         check_range("fresh_prompt_fraction", self.fresh_prompt_fraction, 0.0, 1.0)
+        if self.max_prompt_length is not None:
+            check_range("max_prompt_length", self.max_prompt_length, 1, None)
+        check_choice("long_prompts", self.long_prompts, (DROP, TRUNCATE))
         check_choice("refresh_mode", self.refresh_mode, (INLINE, FOLLOW))
         check_range("refresh_steps", self.refresh_steps, 0, None)
 

@@ -125,6 +125,8 @@ class OnlineDataCollator:
         max_user_share (`float`, *optional*, defaults to `1.0`):
             Largest share of the places for fresh prompts that one user may fill. With fewer users than
             `1 / max_user_share` each may fill as many places as the others.
+        admits (`Callable[[list[Message]], bool]`, *optional*):
+            Whether a prompt may be trained on. Defaults to all.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the choice of the prompt groups that are replaced.
 
@@ -144,6 +146,7 @@ class OnlineDataCollator:
         process_index: int = 0,
         broadcast: Callable[[Callable[[], Any]], Any] | None = None,
         max_user_share: float = 1.0,
+        admits: Callable[[list[Message]], bool] | None = None,
         seed: int = 0,
     ) -> None:
         self.store = store
@@ -154,6 +157,7 @@ class OnlineDataCollator:
         self.process_index = process_index
         self.broadcast: Callable[[Callable[[], Any]], Any] = broadcast or (lambda read: read())
         self.max_user_share = max_user_share
+        self.admits: Callable[[list[Message]], bool] = admits or (lambda prompt: True)
         self.seed = seed
         self.cursor = 0
         # A checkpoint is written while the dataloader is already a batch or two ahead of the trainer, so the recent
@@ -204,7 +208,7 @@ class OnlineDataCollator:
             page = self.store.interactions(
                 after=self.cursor, upto=upto, purpose=Purpose.CHAT, limit=size, newest_first=True
             )
-            found += page
+            found += [row for row in page if self.admits(row.prompt)]
             if len(page) < size or len(_spread(found, wanted, self.max_user_share)) == wanted:
                 break
             upto = (page[-1].seq or 0) - 1

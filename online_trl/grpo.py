@@ -54,3 +54,6 @@ class OnlineGRPOTrainer(OnlineTrainerMixin, GRPOTrainer):
     trainer.train()
     ```
     """
+
+    config_type = OnlineGRPOConfig
+    _tag_names: ClassVar[list[str]] = [*GRPOTrainer._tag_names, "online-trl"]

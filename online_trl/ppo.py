@@ -109,6 +109,7 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
     ```
     """
 
+    config_type = OnlinePPOConfig
     _tag_names: ClassVar[list[str]] = ["trl", "ppo"]
     _name = "PPO"
 

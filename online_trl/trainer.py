@@ -10,20 +10,22 @@ import json
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig
 from trl.data_utils import is_conversational
+from trl.trainer.utils import get_config_model_id
 
 from .callbacks import FollowRewardCallback, RefreshCallback
-from .config import FOLLOW, ConfigError, check_keys
+from .config import DROP, FOLLOW, TRUNCATE, ConfigError, OnlineArguments, check_keys
 from .data import OnlineDataCollator, PreferenceFeed
 from .distributed import broadcast_from_main
+from .prompts import PromptLimit
 from .rewards.nesting import nested_trainer
 from .rewards.refresh import RefreshOutcome, RewardRefresher, learned_upto
 from .rewards.reward_trainer import OnlineRewardConfig
@@ -51,14 +53,18 @@ class OnlineTrainerMixin:
             [`~online_trl.store.RemoteStore`] of another machine's. Without it, the trainer is TRL's own.
 
     Raises:
-        [`~online_trl.config.ConfigError`]: if the prompts of `train_dataset` are plain text although a `store` is
-            given, or the live reward has neither a version nor a log to learn from.
+        [`~online_trl.config.ConfigError`]: if the prompts of `train_dataset` are plain text although a `store` or a
+            live reward is given, if the live reward has neither a version nor a log to learn from, or if the settings
+            do not go with each other.
+        `TypeError`: if `args` has not the fields of the online trainers.
     """
 
+    config_type: ClassVar[type[Any]]
     args: Any
     state: Any
     data_collator: Any
     reward_func_names: list[str]
+    _name: str
     _step: int
 
     def __init__(
@@ -71,9 +77,13 @@ class OnlineTrainerMixin:
         store: LogReader | None = None,
         **kwargs: Any,
     ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else get_config_model_id(model.config)
+            args = self.config_type(f"{name.split('/')[-1]}-{self._name}")
         sources = RewardSources(reward_funcs)
         live = sources.live
-        if store is not None and train_dataset is not None:
+        _check_arguments(args, self.config_type, kwargs, reads_log=store is not None)
+        if (store is not None or live is not None) and train_dataset is not None:
             _check_conversational(train_dataset)
         if live is not None:
             _check_live_reward(live, args, store)
@@ -86,6 +96,10 @@ class OnlineTrainerMixin:
         )
         self.reward_sources = sources
         self.reward_func_names = sources.names(self.reward_func_names)
+        self.reward_funcs = sources.guard_others(self.reward_funcs, self.reward_func_names)
+        self.prompt_limit = self._make_prompt_limit()
+        if self.prompt_limit is not None:
+            self.train_dataset = self.prompt_limit.admitted(self.train_dataset)
         self.live_reward = live
         self.online_collator = self._make_collator(store) if store is not None else None
         self.refresh_callback: RefreshCallback | None = None
@@ -108,7 +122,18 @@ class OnlineTrainerMixin:
             process_index=self.args.process_index,
             broadcast=broadcast_from_main,
             max_user_share=self.args.max_user_share,
+            admits=self.prompt_limit.admits if self.prompt_limit is not None else None,
             seed=self.args.seed,
+        )
+
+    def _make_prompt_limit(self) -> PromptLimit | None:
+        if self.args.max_prompt_length is None:
+            return None
+        tokenize = super()._tokenize_prompts  # type: ignore[misc]
+        return PromptLimit(
+            self.args.max_prompt_length,
+            self.args.long_prompts,
+            count_tokens=lambda prompt: len(tokenize([prompt])[0][0]),
         )
 
     def _attach_live_reward(self, live: LiveReward) -> None:
@@ -176,9 +201,21 @@ class OnlineTrainerMixin:
         finally:
             self.data_collator = plain
 
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        prompt_ids, *others = super()._tokenize_prompts(prompts)  # type: ignore[misc]
+        # Evaluation keeps to the prompts as they are given.
+        if self.prompt_limit is not None and self.model.training:  # type: ignore[attr-defined]
+            if self.prompt_limit.truncates:
+                prompt_ids, share = self.prompt_limit.truncated(prompt_ids)
+                self._log_metric("prompts/truncated", share)  # type: ignore[attr-defined]
+            else:
+                self._metrics["train"]["prompts/dropped"].append(self.prompt_limit.dropped)  # type: ignore[attr-defined]
+        return prompt_ids, *others
+
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         # TRL has gathered the rewards of all ranks here, so that each of them settles the same ones.
         rewards_per_func = super()._calculate_rewards(*args, **kwargs)  # type: ignore[misc]
+        self.reward_sources.check(rewards_per_func, step=self.state.global_step)
         learn = self.model.training  # type: ignore[attr-defined]
         settled, raw_means = self.reward_sources.settle(rewards_per_func, learn=learn)
         for index, mean in raw_means.items():
@@ -329,11 +366,33 @@ def _check_live_reward(live: LiveReward, args: Any, store: LogReader | None) -> 
         raise ConfigError("the live reward has no version in its registry, and no `store` to learn a first one from")
 
 
-def _check_conversational(dataset: Dataset) -> None:
-    if "prompt" not in dataset.column_names:
-        raise ConfigError(f"`train_dataset` has no column `prompt`; it has {', '.join(dataset.column_names)}")
-    if not is_conversational(dataset[0]):
+def _check_arguments(args: Any, config_type: type[Any], given: dict[str, Any], *, reads_log: bool) -> None:
+    if not issubclass(type(args), OnlineArguments):
+        raise TypeError(f"`args` is a `{type(args).__name__}`; it must be an `{config_type.__name__}`")
+    if reads_log and args.dataloader_num_workers:
         raise ConfigError(
-            "the prompts of `train_dataset` are plain text, but those of the feedback log are conversations: turn "
-            'each into [{"role": "user", "content": prompt}]'
+            f"`dataloader_num_workers` is {args.dataloader_num_workers}, but fresh prompts are read from the log in "
+            "the training process itself; set it to 0"
+        )
+    if args.max_prompt_length is None:
+        return
+    if args.long_prompts == TRUNCATE and given.get("rollout_func") is not None:
+        raise ConfigError(
+            "`long_prompts` is `truncate`, but a `rollout_func` tokenises its prompts itself; set `drop`"
+        )
+    if args.long_prompts == DROP and given.get("environment_factory") is not None:
+        raise ConfigError(
+            "`long_prompts` is `drop`, but how long a prompt is, is known only once its environment has added to it; "
+            "set `truncate`"
+        )
+
+
+def _check_conversational(dataset: Dataset | IterableDataset) -> None:
+    row = next(iter(dataset))
+    if "prompt" not in row:
+        raise ConfigError(f"`train_dataset` has no column `prompt`; it has {', '.join(row)}")
+    if not is_conversational(row):
+        raise ConfigError(
+            "the prompts of `train_dataset` are plain text, but the feedback log and the live reward are about "
+            'conversations: turn each into [{"role": "user", "content": prompt}]'
         )

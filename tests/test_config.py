@@ -57,6 +57,8 @@ def test_an_unknown_choice_is_named_with_the_nearest_and_all():
     [
         ("fresh_prompt_fraction", 1.5, "`fresh_prompt_fraction` is 1.5; it must be between 0.0 and 1.0"),
         ("refresh_steps", -1, "`refresh_steps` is -1; it must be at least 0"),
+        ("max_prompt_length", 0, "`max_prompt_length` is 0; it must be at least 1"),
+        ("long_prompts", "trim", r"unknown long_prompts `trim`.*; known: drop, truncate"),
         ("max_user_share", 0, "`max_user_share` is 0; it must be above 0 and at most 1"),
         ("max_user_share", 1.5, "`max_user_share` is 1.5; it must be above 0 and at most 1"),
     ],

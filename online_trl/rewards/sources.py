@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig
 
 from ..config import ConfigError, check_choice
-from .functions import DROPPED, OnFailure, guard_reward_function, name_of
+from .functions import DROPPED, OnFailure, RewardFunctionError, guard_reward_function, name_of
 from .normalisation import Moments
 from .scorer import LiveReward
 
@@ -112,10 +112,39 @@ class RewardSources:
             for source in self._sources
         ]
 
+    def guard_others(self, rewards: Sequence[Any], names: Sequence[str]) -> list[Any]:
+        """Returns what TRL pays by, where the functions that it added itself, those of environments, are guarded."""
+        own = len(self._sources)
+        others = zip(rewards[own:], names[own:], strict=True)
+        return [*rewards[:own], *(guard_reward_function(function, name=name) for function, name in others)]
+
     def names(self, given: Sequence[str]) -> list[str]:
         """Returns what the sources are called in the logs, where `given` is what TRL would call them and its own."""
         own = [source.name or name for source, name in zip(self._sources, given, strict=False)]
         return [*own, *given[len(own) :]]
+
+    def check(self, rewards: torch.Tensor, *, step: int) -> None:
+        """
+        Checks the rewards of models and of the live reward, each of which applies to every completion; those of
+        functions are checked where they are guarded.
+
+        Args:
+            rewards (`torch.Tensor` of shape `(N, sources)`):
+                Rewards of all ranks.
+            step (`int`):
+                Step that they are for.
+
+        Raises:
+            [`~online_trl.rewards.functions.RewardFunctionError`]: if one is not a finite number.
+        """
+        for source, column in zip(self._sources, rewards.T, strict=False):
+            wrong = (~column.isfinite()).nonzero()[:, 0].tolist()
+            if wrong and not source.is_function:
+                raise RewardFunctionError(
+                    f"the reward model `{source.label}` gave {column[wrong[0]].item()} for completion {wrong[0]} of a "
+                    f"batch of {len(column)} completions at step {step}, and {len(wrong)} such rewards in all; a "
+                    "reward is a finite number: look at its weights and at what they are computed in"
+                )
 
     def settle(self, rewards: torch.Tensor, *, learn: bool) -> tuple[torch.Tensor, dict[int, float]]:
         """

@@ -6,7 +6,7 @@ from transformers import AutoModelForSequenceClassification
 
 from online_trl.config import ConfigError
 from online_trl.registry import ModelRegistry
-from online_trl.rewards.functions import DROPPED
+from online_trl.rewards.functions import DROPPED, RewardFunctionError
 from online_trl.rewards.scorer import LiveReward
 from online_trl.rewards.sources import RewardSource, RewardSources, check_reward_model
 
@@ -127,3 +127,20 @@ def test_a_reward_model_is_told_from_other_models(classifiers, tiny_policy):
         check_reward_model("/no/such/folder")
     with pytest.raises(ConfigError, match="`liv` is neither a folder nor the hub id of a reward model"):
         check_reward_model("liv")
+
+
+def test_a_model_must_give_a_number_for_each_completion():
+    sources = RewardSources([length, "owner/name"])
+    sources.check(torch.tensor([[NAN, 1.0], [2.0, 0.0]]), step=3)
+    with pytest.raises(
+        RewardFunctionError, match=r"`owner/name` gave nan for completion 1 of a batch of 3 .* at step 3"
+    ):
+        sources.check(torch.tensor([[1.0, 1.0], [2.0, NAN], [0.0, -math.inf]]), step=3)
+
+
+def test_what_trl_adds_itself_is_guarded_under_its_name():
+    live, room = length, lambda **columns: [NAN]
+    own, other = RewardSources(live).guard_others([live, room], ["length", "Room"])
+    assert own is live
+    with pytest.raises(RewardFunctionError, match="the reward source `Room` returned nan"):
+        other(prompts=["a"], completions=["b"])
