@@ -30,6 +30,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from trl.data_utils import is_conversational
 
 from .config import ConfigError, OnlineArguments
+from .prompts import PromptLimit
 from .rewards.functions import name_of
 from .trainer import OnlineTrainerMixin
 
@@ -125,19 +126,26 @@ class PromptCollator:
             Tokenizer of the policy.
         draw (`Callable[[list[dict]], list[dict]]`):
             Called with the rows of each batch; returns those to use, some of them replaced by fresh ones.
+        tokenize (`Callable[[list], list[list[int]]]`):
+            Called with the prompts of those rows; returns the token ids of each.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, draw: Callable[[list[Row]], list[Row]]) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        draw: Callable[[list[Row]], list[Row]],
+        tokenize: Callable[[list[Any]], list[list[int]]],
+    ) -> None:
         self.tokenizer = tokenizer
         self.draw = draw
+        self.tokenize = tokenize
         # The dataloader is a batch ahead of the trainer, and may have batches for evaluation that are never used.
         self._batches: deque[tuple[torch.Tensor, list[Row]]] = deque(maxlen=8)
 
     def __call__(self, features: list[Row]) -> dict[str, torch.Tensor]:
         rows = self.draw(features)
-        padded = self.tokenizer.pad(
-            {"input_ids": [self._ids(row) for row in rows]}, padding_side="left", return_tensors="pt"
-        )
+        input_ids = self.tokenize([row["prompt"] for row in rows])
+        padded = self.tokenizer.pad({"input_ids": input_ids}, padding_side="left", return_tensors="pt")
         self._batches.append((padded["input_ids"] * padded["attention_mask"], rows))
         return {"input_ids": padded["input_ids"]}
 
@@ -159,12 +167,6 @@ class PromptCollator:
                 if torch.equal(ids[start : start + count], found[:, :width]):
                     return rows[start : start + count], width
         raise RuntimeError("these sequences begin with no prompts of a recent batch")
-
-    def _ids(self, row: Row) -> list[int]:
-        if is_conversational(row):
-            options = {"tokenize": True, "add_generation_prompt": True, "return_dict": True}
-            return list(self.tokenizer.apply_chat_template(row["prompt"], **options)["input_ids"])
-        return list(self.tokenizer(row["prompt"])["input_ids"])
 
 
 class _StoppedError(Exception):
@@ -199,11 +201,18 @@ class FunctionPPOTrainer(PPOTrainer):
             ref_model = AutoModelForCausalLM.from_pretrained(path)
         if value_model is None or isinstance(value_model, str):
             value_model = AutoModelForSequenceClassification.from_pretrained(value_model or path, num_labels=1)
+        self.args, self.processing_class = args, processing_class
+        # TRL deals out the dataset as soon as it has it, so that what is too long is left out here.
+        limit = self._make_prompt_limit()
+        if limit is not None:
+            train_dataset = limit.admitted(train_dataset)
         self.reward_funcs = reward_funcs
         self.reward_func_names = [name_of(function) for function in reward_funcs]
         self.reward_weights = torch.tensor(args.reward_weights or [1.0] * len(reward_funcs))
         self.online_collator: Any = None
-        self._prompts = PromptCollator(processing_class, self._draw)
+        self._prompts = PromptCollator(
+            processing_class, self._draw, lambda prompts: self._tokenize_prompts(prompts)[0]
+        )
         self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         super().__init__(
             args=args,
@@ -277,6 +286,15 @@ class FunctionPPOTrainer(PPOTrainer):
         # TRL's loop does not look at this.
         if self.control.should_training_stop and self.state.global_step < self.state.max_steps:
             raise _StoppedError
+
+    def _make_prompt_limit(self) -> PromptLimit | None:
+        return None
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]]]:
+        if not is_conversational({"prompt": prompts[0]}):
+            return (self.processing_class(prompts)["input_ids"],)
+        options = {"tokenize": True, "add_generation_prompt": True, "return_dict": True}
+        return (self.processing_class.apply_chat_template(prompts, **options)["input_ids"],)
 
     def _draw(self, features: list[Row]) -> list[Row]:
         if self.online_collator is None or not self.model.training:
@@ -357,6 +375,9 @@ class OnlineTRLPPOTrainer(OnlineTrainerMixin, FunctionPPOTrainer):
     trainer.train()
     ```
     """
+
+    config_type = OnlineTRLPPOConfig
+    _tag_names: ClassVar[list[str]] = [*PPOTrainer._tag_names, "online-trl"]
 
 
 def _call(function: Callable[..., Any], batch: Row) -> list[float]:

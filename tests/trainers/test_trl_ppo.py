@@ -85,6 +85,32 @@ def test_what_reward_functions_say_reaches_the_trainer(kind, tiny_policy, tmp_pa
         assert tokenizer.eos_token_id not in ids[:-1]
 
 
+@needs_ppo
+@pytest.mark.parametrize("long_prompts", ["drop", "truncate"])
+def test_long_prompts_are_left_out_or_truncated(long_prompts, tiny_policy, tmp_path):
+    texts = [f"{'seed ' * (20 * (index % 2) + 1)}{index}" for index in range(16)]
+    dataset = Dataset.from_dict({"prompt": [[{"role": "user", "content": text}] for text in texts]})
+    widths, seen = [], []
+
+    def watch(prompts, **columns):
+        seen.extend(prompt[0]["content"] for prompt in prompts)
+        return [0.0] * len(prompts)
+
+    limit = {"max_prompt_length": 12, "long_prompts": long_prompts}
+    trainer = make(tiny_policy, tmp_path, [watch], dataset, episodes=32, local_rollout_forward_batch_size=8, **limit)
+    generate = trainer.model.policy.generate
+
+    def generate_and_note(input_ids, **options):
+        widths.append(input_ids.shape[1])
+        return generate(input_ids=input_ids, **options)
+
+    trainer.model.policy.generate = generate_and_note
+    trainer.train()
+    assert len(widths) == 4
+    assert max(widths) <= 12
+    assert any(text.count("seed") > 1 for text in seen) == (long_prompts == "truncate")
+
+
 class StopAfter(TrainerCallback):
     def __init__(self, step):
         self.step = step
@@ -148,9 +174,8 @@ def test_what_it_cannot_do_is_refused(tiny_policy, tmp_path, prompts):
 
 
 @needs_ppo
-@pytest.mark.parametrize(
-    "config", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("ddp", "zero2")), "zero3"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["ddp", "zero2", "zero3"])
 def test_two_processes_train_on_one_view_of_the_log(config, tiny_policy, tmp_path, store):
     add_comparisons(store, 40)
     command = [sys.executable, "-m", "accelerate.commands.launch"]
