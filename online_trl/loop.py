@@ -23,9 +23,10 @@ from transformers import PrinterCallback
 
 from .callbacks import StepProgress, StopCallback
 from .config import check_choice
+from .critic import CRITIC_FOLDER
 from .grpo import OnlineGRPOConfig, OnlineGRPOTrainer
 from .measurement import Measurement
-from .ppo import CRITIC_FOLDER, OnlinePPOConfig, OnlinePPOTrainer
+from .ppo import OnlinePPOConfig, OnlinePPOTrainer
 from .preferences import prompt_dataset
 from .registry import ModelRegistry, RegistryError, copy_model
 from .report import RunReport

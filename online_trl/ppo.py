@@ -1,29 +1,46 @@
 """PPO on TRL's GRPO engine: its datasets, generation and reward functions; a critic, GAE and the clipped value loss.
 
-The critic is a submodule of the policy, so that one optimiser, one DDP wrapper or one DeepSpeed engine holds both. It
-is saved beside the policy, never inside it: a checkpoint's policy loads in plain transformers.
+The critic is saved beside the policy, never inside it: a checkpoint's policy loads in plain transformers.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from accelerate.utils import is_peft_model
 from torch import nn
-from transformers import AutoModelForTokenClassification, PreTrainedModel
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers import PreTrainedModel
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
-from trl.trainer.utils import disable_dropout_in_model
 
 from . import ppo_math
-from .config import OnlineArguments, check_range
+from .config import ConfigError, OnlineArguments, check_choice, check_range
+from .critic import (
+    ADAPTER,
+    CRITIC_FOLDER,
+    HEAD,
+    MODEL,
+    attach_critic,
+    critic_kind,
+    critic_part,
+    is_critic_name,
+    is_saved_part,
+    make_critic,
+)
+from .rewards.scorer import LiveReward
+from .rewards.sources import RewardSources
 from .trainer import OnlineTrainerMixin
+from .types import ModelRole
 
-CRITIC_FOLDER = "critic"
-_CRITIC_PREFIX = "critic."
+LIVE = "live"
+IN_REWARD, IN_LOSS = "reward", "loss"
+# Those of TRL's losses that clip the ratio from both sides, which is what makes it PPO.
+_CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo")
 
 
 @dataclass
@@ -32,8 +49,9 @@ class OnlinePPOConfig(OnlineArguments, GRPOConfig):
     Configuration of [`OnlinePPOTrainer`]: every field of TRL's `GRPOConfig`, those of
     [`~online_trl.config.OnlineArguments`], and the ones below.
 
-    TRL's fields keep their meaning: `num_iterations` is the number of PPO epochs over one rollout, `epsilon` the clip
-    range of the policy, `beta` the coefficient of the KL penalty, which PPO puts into the reward of each token.
+    TRL's fields keep their meaning: `num_iterations` is the number of PPO epochs over one rollout,
+    `steps_per_generation` the number of minibatches that it is cut into, `epsilon` the clip range of the policy and
+    `beta` the coefficient of the KL penalty. The new fields are named as in TRL's `PPOConfig`, where it had them.
 
     Args:
         num_generations (`int`, *optional*, defaults to `1`):
@@ -42,8 +60,22 @@ class OnlinePPOConfig(OnlineArguments, GRPOConfig):
             PPO epochs over one rollout.
         beta (`float`, *optional*, defaults to `0.05`):
             Coefficient of the KL penalty.
+        kl_penalty (`str`, *optional*, defaults to `"reward"`):
+            Where the KL penalty goes: into the `reward` of each token, or into the `loss`, as in GRPO.
+        kl_estimator (`str`, *optional*):
+            Estimator of the KL divergence: `k1` or `k3`. Defaults to `k1` in the reward; in the loss, TRL's is `k3`.
+        missing_eos_penalty (`float`, *optional*):
+            Taken off the reward of a completion that did not end by itself.
+        whiten_rewards (`bool`, *optional*, defaults to `False`):
+            Whether to scale the rewards of all tokens of a rollout to variance 1, leaving their mean. Advantages are
+            whitened in any case.
+        critic (`str`, *optional*):
+            What the values come from: `model`, a model of its own; `head`, a value head on the policy's backbone; or
+            `adapter`, a LoRA adapter and a value head on the frozen base under the policy's adapter. Defaults to
+            `adapter` if the policy is trained by one, otherwise `model`.
         critic_model (`str`, *optional*):
-            Folder or hub id of the model that the critic starts from. Defaults to the policy's.
+            What the critic starts from: folder or hub id of a model; `live`, the version of the live reward model in
+            service; or folder of a saved critic. Defaults to the policy's model.
         gamma (`float`, *optional*, defaults to `1.0`):
             Discount factor.
         lam (`float`, *optional*, defaults to `0.95`):
@@ -58,9 +90,23 @@ class OnlinePPOConfig(OnlineArguments, GRPOConfig):
 
     num_generations: int = field(default=1, metadata={"help": "Completions per prompt."})
     num_iterations: int = field(default=4, metadata={"help": "PPO epochs over one rollout."})
-    beta: float = field(default=0.05, metadata={"help": "Coefficient of the KL penalty in the reward of each token."})
+    beta: float = field(default=0.05, metadata={"help": "Coefficient of the KL penalty."})
+    kl_penalty: str = field(
+        default=IN_REWARD, metadata={"help": "Where the KL penalty goes: into the reward of each token, or the loss."}
+    )
+    kl_estimator: str | None = field(
+        default=None, metadata={"help": "Estimator of the KL divergence: k1 or k3; defaults to k1 in the reward."}
+    )
+    missing_eos_penalty: float | None = field(
+        default=None, metadata={"help": "Taken off the reward of a completion that did not end by itself."}
+    )
+    whiten_rewards: bool = field(
+        default=False, metadata={"help": "Whether to scale the rewards of all tokens to variance 1."}
+    )
+    critic: str | None = field(default=None, metadata={"help": "What the values come from: model, head or adapter."})
     critic_model: str | None = field(
-        default=None, metadata={"help": "Folder or hub id that the critic starts from; defaults to the policy's."}
+        default=None,
+        metadata={"help": "What the critic starts from: folder or hub id, or live; defaults to the policy's model."},
     )
     gamma: float = field(default=1.0, metadata={"help": "Discount factor."})
     lam: float = field(default=0.95, metadata={"help": "Lambda of generalised advantage estimation."})
@@ -72,8 +118,12 @@ class OnlinePPOConfig(OnlineArguments, GRPOConfig):
         check_range("num_generations", self.num_generations, 1, None)
         for name in ("gamma", "lam"):
             check_range(name, getattr(self, name), 0.0, 1.0)
-        for name in ("vf_coef", "cliprange_value"):
-            check_range(name, getattr(self, name), 0.0, None)
+        for name in ("vf_coef", "cliprange_value", "missing_eos_penalty"):
+            check_range(name, getattr(self, name) or 0.0, 0.0, None)
+        check_choice("loss_type", self.loss_type, _CLIPPED_LOSSES)
+        self._check_kl()
+        self._check_critic()
+        self._check_unused()
         if self.ddp_find_unused_parameters is None:
             # The critic runs outside the forward pass that DDP watches, and would be taken for unused.
             self.ddp_find_unused_parameters = False
@@ -81,6 +131,36 @@ class OnlinePPOConfig(OnlineArguments, GRPOConfig):
         wanted, self.num_generations = self.num_generations, max(2, self.num_generations)
         super().__post_init__()
         self.num_generations = wanted
+
+    def _check_kl(self) -> None:
+        check_choice("kl_penalty", self.kl_penalty, (IN_REWARD, IN_LOSS))
+        if self.kl_estimator is not None:
+            check_choice("kl_estimator", self.kl_estimator, ("k1", "k3"))
+        if self.kl_penalty == IN_LOSS and self.kl_estimator == "k1":
+            raise ConfigError("`kl_estimator` is `k1`, which has no useful gradient: in the loss, TRL's is `k3`")
+        if self.kl_penalty == IN_LOSS and self.beta == 0:
+            raise ConfigError("`kl_penalty` is `loss`, but `beta`, the coefficient of the KL penalty, is 0")
+
+    def _check_critic(self) -> None:
+        if self.critic is not None:
+            check_choice("critic", self.critic, (MODEL, HEAD, ADAPTER))
+        start = self.critic_model
+        if self.critic in (HEAD, ADAPTER) and start is not None and not is_saved_part(start):
+            raise ConfigError(
+                f"`critic_model` is {start}, but a critic of the kind `{self.critic}` is on the policy's model and "
+                "starts from a saved critic of its kind alone: leave `critic_model` out, or set `critic` to `model`"
+            )
+
+    def _check_unused(self) -> None:
+        """Refuses what TRL's GRPO would use and PPO does not."""
+        if self.use_liger_kernel:
+            raise ConfigError("`use_liger_kernel` computes a loss that has no room for the critic's: leave it out")
+        if self.scale_rewards not in ("group", True):
+            raise ConfigError("`scale_rewards` scales within groups, which PPO has not: see `whiten_rewards`")
+        if self.multi_objective_aggregation != "sum_then_normalize":
+            raise ConfigError(
+                "`multi_objective_aggregation` normalises within groups, which PPO has not: leave it out"
+            )
 
 
 class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
@@ -122,56 +202,81 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
     ) -> None:
         if args is None:
             args = OnlinePPOConfig()
+        kind = critic_kind(args.critic, args.critic_model, _policy_adapter(model, kwargs.get("peft_config")))
+        if args.critic_model == LIVE:
+            _check_live_critic(RewardSources(reward_funcs).live)
         super().__init__(model, reward_funcs, args, **kwargs)
         self._scores = torch.empty(0)
-        self.model.critic = load_critic(args.critic_model or self.model.config._name_or_path, dtype=self.model.dtype)
+        self._scorable = torch.empty(0)
+        start = self._live_version() if args.critic_model == LIVE else args.critic_model
+        critic = make_critic(kind, start, self.model)
+        attach_critic(self.model, critic)
         if args.gradient_checkpointing:
-            self.model.critic.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
+            for each in critic.models:
+                each.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
+        if self.use_vllm:
+            _send_policy_alone(self.vllm_generation)
+
+    def _live_version(self) -> str:
+        live: Any = self.live_reward
+        return str(live.registry.path(live.version))
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         rewards_per_func: torch.Tensor = super()._calculate_rewards(*args, **kwargs)
         # TRL turns these into group advantages and drops them; PPO needs the rewards themselves.
         self._scores = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
+        self._scorable = ~rewards_per_func.isnan().all(dim=1)
         return rewards_per_func
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        mask = output["completion_mask"] * output.get("tool_mask", 1)
-        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+        with torch.no_grad(), self._activations_kept():
             if "old_per_token_logps" not in output:
                 output["old_per_token_logps"] = self._policy_logps(output)
-            values = self._values(self.model, output) * mask
-        kl = output["old_per_token_logps"] - output["ref_per_token_logps"] if self.beta else torch.zeros_like(values)
-        rank = self.accelerator.process_index
-        scores = self._scores[rank * len(values) : (rank + 1) * len(values)]
-        rewards = ppo_math.token_rewards(scores, kl, mask, kl_coef=self.beta)
+            values = self._values(output, batch_size=self.args.per_device_train_batch_size)
+        mask = self._learnable(output)
+        values = values * mask
+        kl = self._kl(output)
+        scores = self._local_scores(output)
+        in_reward = self.args.kl_penalty == IN_REWARD
+        rewards = ppo_math.token_rewards(scores, kl, mask, kl_coef=self.beta if in_reward else 0.0)
+        if self.args.whiten_rewards:
+            rewards = ppo_math.whiten(rewards, mask, shift_mean=False, add_up=self._add_up)
         advantages, returns = ppo_math.generalized_advantages(
             rewards, values, mask, gamma=self.args.gamma, lam=self.args.lam
         )
-        moments = self.accelerator.reduce(ppo_math.masked_moments(advantages, mask), reduction="sum")
-        output["advantages"] = ppo_math.whiten(advantages, mask, moments)
-        output["old_values"], output["returns"] = values, returns
-        self._log_rollout(kl, values, returns, mask)
+        output["advantages"] = ppo_math.whiten(advantages, mask, add_up=self._add_up)
+        output["old_values"], output["returns"], output["value_mask"] = values, returns, mask
+        self._log_rollout(scores, kl, values, returns, mask)
         return output
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        # The KL penalty is in the rewards already: TRL must not put it into the loss a second time.
-        beta, self.beta = self.beta, 0.0
+        # A KL penalty that is in the rewards already must not go into the loss a second time.
+        beta = self.beta
+        self.beta = beta if self.args.kl_penalty == IN_LOSS else 0.0
         try:
-            policy_loss: torch.Tensor = super()._compute_loss(model, inputs)
+            with self.accelerator.unwrap_model(model).critic.beside_policy():
+                policy_loss: torch.Tensor = super()._compute_loss(model, inputs)
+                values = self._values(inputs)
         finally:
             self.beta = beta
-        mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
         value_loss = ppo_math.clipped_value_loss(
-            self._values(model, inputs),
+            values,
             inputs["old_values"],
             inputs["returns"],
-            mask,
+            inputs["value_mask"],
             cliprange=self.args.cliprange_value,
         )
         self._log_mean("value_loss", value_loss)
         accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
         return policy_loss + self.args.vf_coef * value_loss / accumulation
+
+    @contextlib.contextmanager
+    def _activations_kept(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for model in (self.model, *self.accelerator.unwrap_model(self.model).critic.models):
+                stack.enter_context(disable_gradient_checkpointing(model, self.args.gradient_checkpointing_kwargs))
+            yield
 
     def _policy_logps(self, batch: dict[str, Any]) -> torch.Tensor:
         input_ids, attention_mask = _sequences(batch)
@@ -181,18 +286,58 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
         )[0]
         return logps
 
-    def _values(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    def _values(self, batch: dict[str, Any], batch_size: int | None = None) -> torch.Tensor:
         """The critic's value of the state in which each completion token was chosen, shape `(B, T)`."""
         input_ids, attention_mask = _sequences(batch)
-        critic = self.accelerator.unwrap_model(model).critic
+        critic = self.accelerator.unwrap_model(self.model).critic
+        size = batch_size or len(input_ids)
         with self.accelerator.autocast():
-            values = critic(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits[..., 0]
+            chunks = [
+                critic(input_ids[start : start + size], attention_mask[start : start + size])
+                for start in range(0, len(input_ids), size)
+            ]
         kept = batch["completion_ids"].shape[1]
-        return values[:, -kept - 1 : -1].float()
+        return torch.cat(chunks)[:, -kept - 1 : -1].float()
 
-    def _log_rollout(self, kl: torch.Tensor, values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> None:
-        self._log_mean("kl", (kl * mask).sum() / mask.sum().clamp(min=1))
+    def _learnable(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Marks the tokens that the policy chose, in completions that a reward was given for; shape `(B, T)`."""
+        mask: torch.Tensor = batch["completion_mask"] * batch.get("tool_mask", 1)
+        return mask * self._local(self._scorable, len(mask))[:, None]
+
+    def _local_scores(self, batch: dict[str, Any]) -> torch.Tensor:
+        scores = self._local(self._scores, len(batch["completion_ids"]))
+        if self.args.missing_eos_penalty is None:
+            return scores
+        ended = ppo_math.ended(batch["completion_ids"], batch["completion_mask"], self._eos_token_ids())
+        return scores - self.args.missing_eos_penalty * ~ended
+
+    def _eos_token_ids(self) -> list[int]:
+        ids = self.model.generation_config.eos_token_id
+        ids = ids if isinstance(ids, list) else [ids]
+        return [each for each in {self._tokenizer.eos_token_id, *ids} if each is not None]
+
+    def _kl(self, batch: dict[str, Any]) -> torch.Tensor:
+        logps = batch["old_per_token_logps"]
+        if not self.beta:
+            return torch.zeros_like(logps)
+        estimator = self.args.kl_estimator or ("k1" if self.args.kl_penalty == IN_REWARD else "k3")
+        return ppo_math.kl_estimate(logps, batch["ref_per_token_logps"], estimator=estimator)
+
+    def _local(self, of_all_ranks: torch.Tensor, count: int) -> torch.Tensor:
+        rank = self.accelerator.process_index
+        return of_all_ranks[rank * count : (rank + 1) * count]
+
+    def _add_up(self, tensor: torch.Tensor) -> torch.Tensor:
+        total: torch.Tensor = self.accelerator.reduce(tensor, reduction="sum")
+        return total
+
+    def _log_rollout(
+        self, scores: torch.Tensor, kl: torch.Tensor, values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor
+    ) -> None:
+        if self.args.kl_penalty == IN_REWARD:  # otherwise TRL logs it, with the loss
+            self._log_mean("kl", (kl * mask).sum() / mask.sum().clamp(min=1))
         self._log_mean("objective/kl", (kl * mask).sum(dim=1).mean())
+        self._log_mean("objective/scores", scores.mean())
         self._log_mean("val/mean", (values * mask).sum() / mask.sum().clamp(min=1))
         self._log_mean("val/explained_variance", ppo_math.explained_variance(values, returns, mask))
 
@@ -201,61 +346,35 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
         self._metrics[mode][name].append(self.accelerator.gather(value.detach()).mean().item())
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        model = self.accelerator.unwrap_model(self.model)
-        if state_dict is None:
-            state_dict = model.state_dict()
-        critic = {key: value for key, value in state_dict.items() if key.startswith(_CRITIC_PREFIX)}
-        policy = {key: value for key, value in state_dict.items() if key not in critic}
-        super()._save(output_dir, state_dict=policy)
+        super()._save(output_dir, state_dict)
         if self.args.should_save:
-            model.critic.save_pretrained(
-                Path(output_dir or self.args.output_dir) / CRITIC_FOLDER,
-                state_dict={key.removeprefix(_CRITIC_PREFIX): value for key, value in critic.items()},
-            )
+            critic = self.accelerator.unwrap_model(self.model).critic
+            own = critic.state_dict() if state_dict is None else critic_part(state_dict)
+            critic.save(Path(output_dir or self.args.output_dir) / CRITIC_FOLDER, own)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         target: Any = self.model if model is None else model
-        saved = load_critic(str(Path(resume_from_checkpoint) / CRITIC_FOLDER), dtype=self.model.dtype)
-        target.critic.load_state_dict(saved.state_dict())
+        target.critic.load(Path(resume_from_checkpoint) / CRITIC_FOLDER)
 
 
-def load_critic(path: str, *, dtype: torch.dtype) -> PreTrainedModel:
-    """
-    Loads a model with one value per token.
-
-    Args:
-        path (`str`):
-            Folder or hub id of a causal language model or reward model, which gets a new head whose values are 0, or
-            of a saved critic.
-        dtype (`torch.dtype`):
-            Type of its parameters.
-
-    Returns:
-        `PreTrainedModel`: A token classification model with one label and no dropout.
-    """
-    critic: PreTrainedModel
-    critic, report = AutoModelForTokenClassification.from_pretrained(
-        path, num_labels=1, dtype=dtype, output_loading_info=True
-    )
-    disable_dropout_in_model(critic)
-    if any(key.startswith("score") for key in report["missing_keys"]):
-        _zero(critic.score)
-    return critic
+def _check_live_critic(live: LiveReward | None) -> None:
+    if live is None:
+        raise ConfigError("`critic_model` is `live`, but there is no live reward among `reward_funcs`")
+    if live.registry.live(ModelRole.REWARD) is None:
+        raise ConfigError("`critic_model` is `live`, but the live reward has no version in its registry to begin with")
 
 
-def _zero(head: nn.Linear) -> None:
-    """A critic that starts at 0 leaves the first advantages to the rewards alone, instead of to a random head."""
-    parameters = list(head.parameters())
-    if is_deepspeed_zero3_enabled():
-        import deepspeed
+def _policy_adapter(model: Any, peft_config: Any) -> Any:
+    if isinstance(model, nn.Module) and is_peft_model(model):
+        return model.active_peft_config
+    return peft_config
 
-        with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0):
-            for parameter in parameters:
-                nn.init.zeros_(parameter)
-        return
-    for parameter in parameters:
-        nn.init.zeros_(parameter)
+
+def _send_policy_alone(vllm_generation: Any) -> None:
+    """Keeps the critic from vLLM, which would not know its weights."""
+    every = vllm_generation._iter_named_params
+    vllm_generation._iter_named_params = lambda: (pair for pair in every() if not is_critic_name(pair[0]))
 
 
 def _sequences(batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:

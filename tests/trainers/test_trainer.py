@@ -11,14 +11,12 @@ from pathlib import Path
 
 import pandas
 import pytest
-import torch
 from datasets import Dataset
 from fastapi import Response
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     AutoTokenizer,
 )
 
@@ -136,23 +134,6 @@ def test_the_policy_is_saved_without_the_critic_and_loads_in_plain_transformers(
     assert not report["missing_keys"]
     assert not any(key.startswith("critic") for key in load_file(tmp_path / "saved" / "model.safetensors"))
     assert (tmp_path / "saved" / "critic").is_dir() == (kind == "ppo")
-
-
-def test_the_critic_learns_and_comes_back_from_a_checkpoint(tiny_policy, tmp_path, prompts):
-    saving = {"save_strategy": "steps", "save_steps": 16}
-    trainer = make("ppo", tiny_policy, tmp_path, brevity, prompts, max_steps=16, cliprange_value=5.0, **saving)
-    trainer.train()
-    losses = logged(trainer, "value_loss")
-    assert losses[-1] < 0.5 * losses[0]
-    checkpoint = last_complete_checkpoint(tmp_path)
-    saved = AutoModelForTokenClassification.from_pretrained(f"{checkpoint}/critic")
-    assert saved.score.weight.abs().max() > 0
-
-    again = make("ppo", tiny_policy, tmp_path, brevity, prompts, max_steps=17)
-    again.train(resume_from_checkpoint=True)
-    assert [row["step"] for row in again.state.log_history if "reward" in row][-1] == 17
-    head = trainer.model.critic.score.weight
-    assert torch.equal(saved.score.weight, head)
 
 
 def test_plain_prompts_beside_a_log_are_refused_before_a_model_is_loaded(store, tmp_path):

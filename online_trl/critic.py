@@ -1,0 +1,284 @@
+"""The critic of PPO: what gives each state its value, and how it is kept beside the policy.
+
+A critic is a submodule of the policy, so that one optimiser, one DDP wrapper or one DeepSpeed engine holds both. Yet
+it is no part of the policy: [`attach_critic`] keeps it out of what `save_pretrained` writes. There are three kinds:
+
+| kind | backbone | trained |
+|---|---|---|
+| `model` | its own | all of it |
+| `head` | the policy's | a value head; the value loss moves the policy's backbone too |
+| `adapter` | the frozen one under the policy's adapter, held once for both | a LoRA adapter and a value head |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from trl.trainer.utils import disable_dropout_in_model
+
+from .config import ConfigError
+from .shared_base import on_shared_base
+
+CRITIC_FOLDER = "critic"
+MODEL, HEAD, ADAPTER = "model", "head", "adapter"
+_PREFIX = "critic."
+_WEIGHTS = "critic.safetensors"
+
+
+class Critic(nn.Module):
+    """Gives each token of a sequence the value of the state after it."""
+
+    @property
+    def models(self) -> tuple[PreTrainedModel, ...]:
+        """What can be told to recompute activations, beside the policy."""
+        return ()
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Returns values of shape `(B, S)` for sequences of `S` tokens."""
+        raise NotImplementedError
+
+    def beside_policy(self) -> contextlib.AbstractContextManager[None]:
+        """While it is open, the policy runs on the sequences that the critic is asked about next."""
+        return contextlib.nullcontext()
+
+    def save(self, folder: Path, state_dict: dict[str, torch.Tensor]) -> None:
+        """Saves what the critic does not share; `state_dict` is its own, whole where it is sharded."""
+        kept = {name: state_dict[name] for name in self._own_names() if name in state_dict}
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in kept.items()}, folder / _WEIGHTS)
+
+    def load(self, folder: Path) -> None:
+        """
+        Loads what [`save`] saved.
+
+        Raises:
+            [`~online_trl.config.ConfigError`]: if it was saved by a critic of another kind or shape.
+        """
+        saved = load_file(folder / _WEIGHTS)
+        if saved.keys() != self._own_names():
+            raise ConfigError(f"{folder} holds a critic of another kind or shape: set `critic` to what it was then")
+        self.load_state_dict(saved, strict=False)
+
+    def _own_names(self) -> set[str]:
+        return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+
+class ModelCritic(Critic):
+    """
+    A token classification model with one label.
+
+    Args:
+        path (`str`):
+            Folder or hub id of a saved critic, or of a causal language model or reward model, which gets a new head
+            whose values are 0.
+        dtype (`torch.dtype`):
+            Type of its parameters.
+    """
+
+    def __init__(self, path: str, *, dtype: torch.dtype) -> None:
+        super().__init__()
+        config = AutoConfig.from_pretrained(path)
+        architectures = config.architectures or ()
+        # A head of another size can be replaced, but under ZeRO-3 not left out.
+        labels = config.num_labels if any("ForSequenceClassification" in name for name in architectures) else 1
+        self.model: PreTrainedModel = AutoModelForTokenClassification.from_pretrained(
+            path, num_labels=labels, dtype=dtype
+        )
+        if not any("ForTokenClassification" in name for name in architectures):
+            old = self.model.score
+            self.model.score = value_head(old.in_features, dtype=dtype, device=old.weight.device)
+            self.model.config.num_labels = self.model.num_labels = 1
+        disable_dropout_in_model(self.model)
+
+    @property
+    def models(self) -> tuple[PreTrainedModel, ...]:
+        return (self.model,)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        values: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+        return values[..., 0]
+
+    def save(self, folder: Path, state_dict: dict[str, torch.Tensor]) -> None:
+        self.model.save_pretrained(folder, state_dict=_without_prefix(state_dict, "model."))
+
+    def load(self, folder: Path) -> None:
+        self.model.load_state_dict(ModelCritic(str(folder), dtype=self.model.dtype).model.state_dict())
+
+
+class HeadCritic(Critic):
+    """
+    A value head on the policy's own backbone. While the policy computes its loss, one forward pass serves both.
+
+    Args:
+        policy (`PreTrainedModel` or [`~peft.PeftModel`]):
+            The policy.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        backbone = (policy.get_base_model() if is_peft_model(policy) else policy).base_model
+        # In a tuple, lest it be a submodule: the policy holds the critic, and not the critic the policy.
+        self._backbone = (backbone,)
+        self._hidden: torch.Tensor | None = None
+        width = policy.config.get_text_config().hidden_size
+        self.head = value_head(width, dtype=policy.dtype, device=policy.device)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        hidden = self._hidden
+        if hidden is None:
+            hidden = self._backbone[0](
+                input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+            ).last_hidden_state
+        values: torch.Tensor = self.head(hidden)
+        return values[..., 0]
+
+    @contextlib.contextmanager
+    def beside_policy(self) -> Iterator[None]:
+        handle = self._backbone[0].register_forward_hook(self._keep)
+        try:
+            yield
+        finally:
+            handle.remove()
+            self._hidden = None
+
+    def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._hidden = output.last_hidden_state
+
+
+class AdapterCritic(Critic):
+    """
+    A LoRA adapter with the settings of the policy's, and a value head, on the base model under the policy's adapter.
+
+    Args:
+        policy ([`~peft.PeftModel`]):
+            The policy, trained by a LoRA adapter.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        from peft import get_peft_model
+
+        config = copy.deepcopy(policy.active_peft_config)
+        config.task_type, config.modules_to_save, config.inference_mode = None, None, False
+        # The other ways to begin an adapter rewrite the base, which is not the critic's alone.
+        config.init_lora_weights = True
+        # As TRL makes the policy's adapter: parameters of two types do not go together under ZeRO-3.
+        self.base = get_peft_model(
+            on_shared_base(policy), config, autocast_adapter_dtype=not is_deepspeed_zero3_enabled()
+        )
+        width = policy.config.get_text_config().hidden_size
+        self.head = value_head(width, dtype=policy.dtype, device=policy.device)
+        disable_dropout_in_model(self.base)
+
+    @property
+    def models(self) -> tuple[PreTrainedModel, ...]:
+        return (self.base.get_base_model(),)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        backbone = self.base.get_base_model().base_model
+        output = backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        values: torch.Tensor = self.head(output.last_hidden_state)
+        return values[..., 0]
+
+
+def make_critic(kind: str, start: str | None, policy: Any) -> Critic:
+    """
+    Makes a critic for a policy.
+
+    Args:
+        kind (`str`):
+            `model`, `head` or `adapter`.
+        start (`str`, *optional*):
+            Folder or hub id that it starts from.
+        policy (`PreTrainedModel` or [`~peft.PeftModel`]):
+            The policy.
+    """
+    if kind == MODEL:
+        return ModelCritic(start or policy.config._name_or_path, dtype=policy.dtype)
+    critic = HeadCritic(policy) if kind == HEAD else AdapterCritic(policy)
+    if start is not None:
+        critic.load(Path(start))
+    return critic
+
+
+def critic_kind(kind: str | None, start: str | None, peft_config: Any) -> str:
+    """
+    Decides which kind of critic a policy gets, before a model is loaded.
+
+    Args:
+        kind (`str`, *optional*):
+            What was asked for. Defaults to `adapter` where the policy has a LoRA adapter, unless the critic is to
+            start from a model of its own.
+        start (`str`, *optional*):
+            What it is to start from.
+        peft_config (`PeftConfig`, *optional*):
+            The policy's adapter.
+
+    Raises:
+        [`~online_trl.config.ConfigError`]: if the policy has no LoRA adapter, and the critic would be `adapter`.
+    """
+    has_lora = peft_config is not None and peft_config.peft_type == "LORA"
+    if kind is None:
+        return ADAPTER if has_lora and (start is None or is_saved_part(start)) else MODEL
+    if kind == ADAPTER and not has_lora:
+        raise ConfigError(
+            "`critic` is `adapter`, but the policy is not trained by a LoRA adapter: pass a `LoraConfig` as "
+            "`peft_config`, or set `critic` to `head` or `model`"
+        )
+    return kind
+
+
+def is_saved_part(path: str) -> bool:
+    """Says whether a folder holds a critic of the kind `head` or `adapter`, which is no model by itself."""
+    return (Path(path) / _WEIGHTS).is_file()
+
+
+def attach_critic(policy: Any, critic: Critic) -> None:
+    """Makes a critic a submodule of the policy, and keeps it out of what the policy's `save_pretrained` writes."""
+    policy.critic = critic
+    save = policy.save_pretrained
+
+    @functools.wraps(save)
+    def save_policy(*args: Any, state_dict: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        state_dict = policy.state_dict() if state_dict is None else state_dict
+        return save(*args, state_dict=without_critic(state_dict), **kwargs)
+
+    policy.save_pretrained = save_policy
+
+
+def without_critic(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Returns the policy's part of a state dict of both."""
+    return {name: tensor for name, tensor in state_dict.items() if not is_critic_name(name)}
+
+
+def is_critic_name(name: str) -> bool:
+    """Says whether a parameter of the policy is one of its critic's."""
+    return name.startswith(_PREFIX)
+
+
+def critic_part(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Returns the critic's part of a state dict of both, under the critic's own names."""
+    return _without_prefix(state_dict, _PREFIX)
+
+
+def value_head(width: int, *, dtype: torch.dtype, device: torch.device) -> nn.Linear:
+    """Makes a head whose values are 0, so that the first advantages are those of the rewards, not of a random head."""
+    head = nn.Linear(width, 1, dtype=dtype, device=device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def _without_prefix(state_dict: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}

@@ -1,0 +1,262 @@
+"""Every kind of critic, in real runs: where its values come from, what is trained, saved, resumed and exported."""
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM, IA3Config, LoraConfig
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
+from trl.generation.vllm_generation import VLLMGeneration
+
+from online_trl.config import ConfigError
+from online_trl.critic import AdapterCritic, HeadCritic, ModelCritic, is_critic_name
+from online_trl.ppo import _send_policy_alone
+from online_trl.rewards.scorer import LiveReward
+from online_trl.trainer import last_complete_checkpoint
+from online_trl.types import ModelRole
+from trainer_runs import brevity, logged, make
+
+# Which critic goes with which policy: `True` stands for a policy with an adapter.
+KINDS = {("model", False): ModelCritic, ("head", False): HeadCritic, ("head", True): HeadCritic}
+KINDS |= {("model", True): ModelCritic, ("adapter", True): AdapterCritic}
+SAVING = {"save_strategy": "steps", "save_steps": 8}
+# A critic that is free to move shows what it learns within a few steps.
+FREE = {"cliprange_value": 5.0, "learning_rate": 1e-2, "num_iterations": 2}
+
+
+def lora(lora_policy=True):
+    return LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.1) if lora_policy else None
+
+
+def state(critic):
+    return {name: parameter.detach().clone() for name, parameter in critic.named_parameters()}
+
+
+@pytest.mark.parametrize(("kind", "has_adapter"), KINDS)
+def test_each_kind_learns_and_comes_back_from_a_checkpoint(kind, has_adapter, tiny_policy, tmp_path, prompts):
+    settings = {"critic": kind, **SAVING, **FREE}
+    trainer = make(
+        "ppo", tiny_policy, tmp_path, brevity, prompts, max_steps=8, peft_config=lora(has_adapter), **settings
+    )
+    critic = trainer.model.critic
+    assert type(critic) is KINDS[kind, has_adapter]
+    before = state(critic)
+    trainer.train()
+    losses = logged(trainer, "value_loss")
+    assert losses[-1] < 0.7 * losses[0]
+    after = state(critic)
+    trained = {name for name, parameter in critic.named_parameters() if parameter.requires_grad}
+    assert {name for name in after if not after[name].equal(before[name])} == trained
+
+    checkpoint = last_complete_checkpoint(tmp_path)
+    again = make("ppo", tiny_policy, tmp_path / "again", brevity, prompts, peft_config=lora(has_adapter), **settings)
+    assert not state(again.model.critic)[min(trained)].equal(after[min(trained)])
+    again._load_from_checkpoint(checkpoint)
+    assert all(torch.equal(weight, after[name]) for name, weight in state(again.model.critic).items())
+    policies = [dict(each.model.named_parameters()) for each in (trainer, again)]
+    assert all(torch.equal(weight, policies[1][name]) for name, weight in policies[0].items())
+
+
+def test_the_adapter_critic_shares_every_frozen_parameter_of_the_policy(tiny_policy, tmp_path, prompts):
+    trainer = make("ppo", tiny_policy, tmp_path, brevity, prompts, peft_config=lora())
+    policy, critic = trainer.model, trainer.model.critic
+    assert isinstance(critic, AdapterCritic)  # what a policy with an adapter gets by default
+    frozen = {id(parameter) for parameter in policy.get_base_model().parameters() if not parameter.requires_grad}
+    assert {id(parameter) for parameter in critic.parameters() if not parameter.requires_grad} == frozen
+    trainer.create_optimizer()
+    optimised = [id(each) for group in trainer.optimizer.param_groups for each in group["params"]]
+    trained = {id(parameter) for parameter in policy.parameters() if parameter.requires_grad}
+    assert len(optimised) == len(set(optimised))
+    assert set(optimised) == trained
+    assert not any(module.p for module in critic.modules() if isinstance(module, torch.nn.Dropout))
+    assert any(module.p for module in policy.get_base_model().modules() if isinstance(module, torch.nn.Dropout))
+
+
+def test_the_adapter_of_the_policy_does_not_move_the_values(tiny_policy, tmp_path, prompts):
+    trainer = make("ppo", tiny_policy, tmp_path, brevity, prompts, peft_config=lora())
+    critic = trainer.model.critic
+    torch.nn.init.ones_(critic.head.weight)
+    ids = torch.arange(6)[None]
+    before = critic(ids, torch.ones_like(ids))
+    for name, parameter in trainer.model.named_parameters():
+        if "lora_B" in name and not is_critic_name(name):
+            torch.nn.init.ones_(parameter)
+    torch.testing.assert_close(critic(ids, torch.ones_like(ids)), before)
+
+
+def test_the_value_head_reads_the_hidden_states_of_the_pass_that_gave_the_log_probabilities(
+    tiny_policy, tmp_path, prompts, monkeypatch
+):
+    trainer = make("ppo", tiny_policy, tmp_path, brevity, prompts, critic="head", max_steps=2, num_iterations=2)
+    torch.nn.init.ones_(trainer.model.critic.head.weight)
+    passes = []
+    trainer.model.base_model.register_forward_hook(
+        lambda module, args, output: passes.append(output.last_hidden_state.shape[1]) if module.training else None
+    )
+    batches = []
+    compute_loss = trainer._compute_loss
+
+    def recording(model, inputs):
+        passes.clear()
+        loss = compute_loss(model, inputs)
+        batches.append((len(passes), passes[0] - inputs["prompt_ids"].shape[1] - inputs["completion_ids"].shape[1]))
+        if len(batches) == 1:  # the policy has not moved since the rollout, whose values came from a pass of their own
+            with trainer.model.critic.beside_policy():
+                values = trainer._values(inputs) * inputs["value_mask"]
+            torch.testing.assert_close(values, inputs["old_values"])
+        return loss
+
+    monkeypatch.setattr(trainer, "_compute_loss", recording)
+    trainer.train()
+    assert batches == [(1, 0)] * 2
+
+
+@pytest.mark.parametrize("kind", ["head", "adapter"])
+def test_recomputed_activations_give_the_same_gradients(kind, tiny_policy, tmp_path, prompts):
+    def gradients(folder, **settings):
+        trainer = make(
+            "ppo", tiny_policy, tmp_path / folder, brevity, prompts, max_steps=1, peft_config=lora(), critic=kind,
+            **settings,
+        )  # fmt: skip
+        torch.nn.init.ones_(trainer.model.critic.head.weight)
+        for module in trainer.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        found = {}
+        trainer.accelerator.clip_grad_norm_ = lambda parameters, *args, **kwargs: found.update(
+            {name: each.grad.clone() for name, each in trainer.model.named_parameters() if each.grad is not None}
+        )
+        trainer.train()
+        return found
+
+    plain = gradients("plain")
+    recomputed = gradients("recomputed", gradient_checkpointing=True)
+    assert any(is_critic_name(name) for name in plain)
+    assert plain.keys() == recomputed.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(recomputed[name], gradient)
+
+
+@pytest.mark.parametrize("kind", ["model", "head"])
+def test_the_policy_saves_itself_without_its_critic(kind, tiny_policy, tmp_path, prompts):
+    trainer = make("ppo", tiny_policy, tmp_path, brevity, prompts, critic=kind)
+    trainer.save_model(str(tmp_path / "trainer"))
+    trainer.model.save_pretrained(tmp_path / "model")
+    for folder in ("trainer", "model"):
+        _, report = AutoModelForCausalLM.from_pretrained(tmp_path / folder, output_loading_info=True)
+        assert not report["unexpected_keys"]
+        assert not report["missing_keys"]
+        assert not any(
+            "critic" in name or "score" in name for name in load_file(tmp_path / folder / "model.safetensors")
+        )
+    assert not (tmp_path / "model" / "critic").exists()
+    if kind == "model":
+        saved = AutoModelForTokenClassification.from_pretrained(tmp_path / "trainer" / "critic")
+        assert saved.config.num_labels == 1
+    else:
+        assert load_file(tmp_path / "trainer" / "critic" / "critic.safetensors").keys() == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("kind", ["model", "head", "adapter"])
+def test_the_adapter_of_a_policy_saves_itself_without_the_critic(kind, tiny_policy, tmp_path, prompts):
+    trainer = make("ppo", tiny_policy, tmp_path, brevity, prompts, critic=kind, peft_config=lora())
+    trainer.save_model(str(tmp_path / "trainer"))
+    trainer.model.save_pretrained(tmp_path / "model")
+    expected = {
+        name for name, each in trainer.model.named_parameters() if each.requires_grad and not is_critic_name(name)
+    }
+    for folder in ("trainer", "model"):
+        saved = load_file(tmp_path / folder / "adapter_model.safetensors")
+        assert saved.keys() == {name.replace(".default", "") for name in expected}
+        loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / folder)
+        ids = torch.arange(6)[None]
+        torch.testing.assert_close(loaded(ids).logits, trainer.model.eval()(ids).logits)
+    if kind == "adapter":
+        critic = trainer.model.critic
+        saved = load_file(tmp_path / "trainer" / "critic" / "critic.safetensors")
+        assert saved.keys() == {name for name, each in critic.named_parameters() if each.requires_grad}
+        assert not any("base_layer" in name or "embed_tokens" in name for name in saved)
+
+
+@pytest.mark.parametrize(("kind", "has_adapter"), [("model", False), ("head", False), ("adapter", True)])
+def test_a_saved_critic_is_what_the_next_run_starts_from(kind, has_adapter, tiny_policy, tmp_path, prompts):
+    first = make("ppo", tiny_policy, tmp_path, brevity, prompts, critic=kind, peft_config=lora(has_adapter))
+    for parameter in first.model.critic.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter)
+    first.save_model(str(tmp_path / "saved"))
+    folder = str(tmp_path / "saved" / "critic")
+    second = make(
+        "ppo", tiny_policy, tmp_path, brevity, prompts, critic=kind, critic_model=folder, peft_config=lora(has_adapter)
+    )
+    weights = state(second.model.critic)
+    assert all(weight.equal(weights[name]) for name, weight in state(first.model.critic).items())
+
+
+def test_a_critic_starts_from_the_live_reward_model_with_one_value_for_all_its_heads(
+    tiny_policy, tmp_path, prompts, registry
+):
+    def publish(folder):
+        model = AutoModelForSequenceClassification.from_pretrained(tiny_policy, num_labels=3)
+        torch.nn.init.constant_(model.model.norm.weight, 7.0)
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(tiny_policy).save_pretrained(folder)
+
+    version = registry.publish(ModelRole.REWARD, publish)
+    registry.promote(version.name, "a test")
+    trainer = make("ppo", tiny_policy, tmp_path, [LiveReward(registry)], prompts, critic_model="live")
+    critic = trainer.model.critic
+    assert (critic.model.model.norm.weight == 7).all()
+    assert critic.model.score.weight.shape == (1, 32)
+    assert not critic.model.score.weight.any()
+    trainer.save_model(str(tmp_path / "saved"))
+    assert AutoModelForTokenClassification.from_pretrained(tmp_path / "saved" / "critic").config.num_labels == 1
+
+
+def test_a_critic_that_cannot_be_is_refused_before_a_model_is_loaded(tmp_path, prompts, registry):
+    def refused(match, reward_funcs=brevity, **settings):
+        with pytest.raises(ConfigError, match=match):
+            make("ppo", "no/such-model", tmp_path, reward_funcs, prompts, **settings)
+
+    refused("unknown critic `heads`; did you mean `head`", critic="heads")
+    refused("the policy is not trained by a LoRA adapter", critic="adapter")
+    refused("the policy is not trained by a LoRA adapter", critic="adapter", peft_config=IA3Config())
+    refused("`critic_model` is some/model, but a critic of the kind `head`", critic="head", critic_model="some/model")
+    refused(
+        "`critic_model` is live, but a critic of the kind", critic="adapter", critic_model="live", peft_config=lora()
+    )
+    refused("no live reward among `reward_funcs`", critic_model="live")
+    refused("no version in its registry", [LiveReward(registry)], critic_model="live")
+
+
+def test_a_critic_of_another_kind_is_not_taken_for_the_saved_one(tiny_policy, tmp_path, prompts):
+    first = make("ppo", tiny_policy, tmp_path, brevity, prompts, critic="head")
+    first.save_model(str(tmp_path / "saved"))
+    with pytest.raises(ConfigError, match="holds a critic of another kind or shape"):
+        make(
+            "ppo", tiny_policy, tmp_path, brevity, prompts, critic="adapter", peft_config=lora(),
+            critic_model=str(tmp_path / "saved" / "critic"),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["head", "adapter"])
+def test_vllm_is_sent_the_policy_alone(kind, tiny_policy, tmp_path, prompts):
+    trainer = make("ppo", tiny_policy, tmp_path, brevity, prompts, critic=kind, peft_config=lora(kind == "adapter"))
+    # vLLM itself needs a GPU; what is sent to it is decided before.
+    generation = VLLMGeneration.__new__(VLLMGeneration)
+    generation.model, generation._dist = (
+        trainer.model,
+        SimpleNamespace(is_fsdp=False, gather_params=contextlib.nullcontext),
+    )
+    _send_policy_alone(generation)
+    sent = [name for name, _ in generation._iter_named_params()]
+    assert sorted(sent) == sorted(
+        name for name, _ in AutoModelForCausalLM.from_pretrained(tiny_policy).named_parameters()
+    )
