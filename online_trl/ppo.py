@@ -25,6 +25,7 @@ from .critic import (
     CRITIC_FOLDER,
     HEAD,
     MODEL,
+    Critic,
     attach_critic,
     critic_kind,
     critic_part,
@@ -32,8 +33,8 @@ from .critic import (
     is_saved_part,
     make_critic,
 )
+from .distributed import broadcast_from_main
 from .rewards.scorer import LiveReward
-from .rewards.sources import RewardSources
 from .trainer import OnlineTrainerMixin
 from .types import ModelRole
 
@@ -200,26 +201,33 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
         args: OnlinePPOConfig | None = None,
         **kwargs: Any,
     ) -> None:
-        if args is None:
-            args = OnlinePPOConfig()
-        kind = critic_kind(args.critic, args.critic_model, _policy_adapter(model, kwargs.get("peft_config")))
-        if args.critic_model == LIVE:
-            _check_live_critic(RewardSources(reward_funcs).live)
         super().__init__(model, reward_funcs, args, **kwargs)
         self._scores = torch.empty(0)
         self._scorable = torch.empty(0)
-        start = self._live_version() if args.critic_model == LIVE else args.critic_model
-        critic = make_critic(kind, start, self.model)
+        critic = self._make_critic()
         attach_critic(self.model, critic)
-        if args.gradient_checkpointing:
+        if self.args.gradient_checkpointing:
             for each in critic.models:
-                each.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
+                each.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
         if self.use_vllm:
             _send_policy_alone(self.vllm_generation)
 
-    def _live_version(self) -> str:
-        live: Any = self.live_reward
-        return str(live.registry.path(live.version))
+    def _check_before_loading(self, args: Any, model: Any, live: LiveReward | None, peft_config: Any) -> None:
+        super()._check_before_loading(args, model, live, peft_config)
+        critic_kind(args.critic, args.critic_model, _adapter(model) or peft_config)
+        if args.critic_model != LIVE:
+            return
+        if live is None:
+            raise ConfigError("`critic_model` is `live`, but there is no live reward among `reward_funcs`")
+        if broadcast_from_main(lambda: live.registry.live(ModelRole.REWARD)) is None:
+            raise ConfigError("`critic_model` is `live`, but the live reward has no version in its registry yet")
+
+    def _make_critic(self) -> Critic:
+        start = self.args.critic_model
+        if start == LIVE:
+            live: Any = self.live_reward
+            start = str(live.registry.path(live.version))
+        return make_critic(critic_kind(self.args.critic, start, _adapter(self.model)), start, self.model)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         rewards_per_func: torch.Tensor = super()._calculate_rewards(*args, **kwargs)
@@ -358,17 +366,8 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
         target.critic.load(Path(resume_from_checkpoint) / CRITIC_FOLDER)
 
 
-def _check_live_critic(live: LiveReward | None) -> None:
-    if live is None:
-        raise ConfigError("`critic_model` is `live`, but there is no live reward among `reward_funcs`")
-    if live.registry.live(ModelRole.REWARD) is None:
-        raise ConfigError("`critic_model` is `live`, but the live reward has no version in its registry to begin with")
-
-
-def _policy_adapter(model: Any, peft_config: Any) -> Any:
-    if isinstance(model, nn.Module) and is_peft_model(model):
-        return model.active_peft_config
-    return peft_config
+def _adapter(model: Any) -> Any:
+    return model.active_peft_config if isinstance(model, nn.Module) and is_peft_model(model) else None
 
 
 def _send_policy_alone(vllm_generation: Any) -> None:

@@ -137,7 +137,7 @@ def whiten(
     count = count.clamp(min=1)
     mean = total / count
     centred = (values - mean) * mask
-    # The mean of large values is rounded; whitened, what it is wrong by would not be small where they are all the same.
+    # The mean of large values is rounded. Where they are all the same, whitening would blow that error up.
     centred = (centred - add_up(centred.sum()) / count) * mask
     variance = add_up(centred.square().sum()) / (count - 1).clamp(min=1)
     whitened: torch.Tensor = centred * torch.rsqrt(variance + 1e-8)

@@ -87,6 +87,7 @@ class OnlineTrainerMixin:
             _check_conversational(train_dataset)
         if live is not None:
             _check_live_reward(live, args, store)
+        self._check_before_loading(args, model, live, kwargs.get("peft_config"))
         super().__init__(  # type: ignore[call-arg]
             model=model,
             reward_funcs=sources.for_trl(),
@@ -111,6 +112,9 @@ class OnlineTrainerMixin:
         elif live is not None and store is not None:
             base_model = model if isinstance(model, str) else model.config._name_or_path
             self._attach_refresh(live, store, base_model)
+
+    def _check_before_loading(self, args: Any, model: Any, live: LiveReward | None, peft_config: Any) -> None:
+        """Finds what a trainer cannot be made with before a model is loaded."""
 
     def _make_collator(self, store: LogReader) -> OnlineDataCollator:
         return OnlineDataCollator(

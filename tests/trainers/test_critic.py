@@ -220,7 +220,7 @@ def test_a_critic_starts_from_the_live_reward_model_with_one_value_for_all_its_h
     assert AutoModelForTokenClassification.from_pretrained(tmp_path / "saved" / "critic").config.num_labels == 1
 
 
-def test_a_critic_that_cannot_be_is_refused_before_a_model_is_loaded(tmp_path, prompts, registry):
+def test_a_critic_that_cannot_be_is_refused_before_a_model_is_loaded(tmp_path, prompts, store, registry):
     def refused(match, reward_funcs=brevity, **settings):
         with pytest.raises(ConfigError, match=match):
             make("ppo", "no/such-model", tmp_path, reward_funcs, prompts, **settings)
@@ -233,7 +233,7 @@ def test_a_critic_that_cannot_be_is_refused_before_a_model_is_loaded(tmp_path, p
         "`critic_model` is live, but a critic of the kind", critic="adapter", critic_model="live", peft_config=lora()
     )
     refused("no live reward among `reward_funcs`", critic_model="live")
-    refused("no version in its registry", [LiveReward(registry)], critic_model="live")
+    refused("has no version in its registry yet", [LiveReward(registry)], critic_model="live", store=store)
 
 
 def test_a_critic_of_another_kind_is_not_taken_for_the_saved_one(tiny_policy, tmp_path, prompts):
