@@ -24,6 +24,7 @@ from transformers import PrinterCallback
 from .callbacks import StepProgress, StopCallback
 from .config import check_choice
 from .critic import CRITIC_FOLDER
+from .gates import PromotionThresholds
 from .grpo import OnlineGRPOConfig, OnlineGRPOTrainer
 from .measurement import Measurement
 from .ppo import OnlinePPOConfig, OnlinePPOTrainer
@@ -88,8 +89,8 @@ class LoopSettings:
             Held-out prompts that each version is judged on.
         training (`dict[str, Any]`, *optional*):
             Fields of the trainer's config.
-        gate (`dict[str, float]`, *optional*):
-            Thresholds of [`~online_trl.gates.promotion_gate`].
+        gate ([`~online_trl.gates.PromotionThresholds`], *optional*):
+            What a candidate has to show.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the training runs.
     """
@@ -99,7 +100,7 @@ class LoopSettings:
     sessions: int = 200
     evaluation_prompts: int = 100
     training: dict[str, Any] = field(default_factory=dict)
-    gate: dict[str, float] = field(default_factory=dict)
+    gate: PromotionThresholds = field(default_factory=PromotionThresholds)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -290,7 +291,7 @@ class OnlineLoop:
         self.users.evaluate(
             versions, self.settings.evaluation_prompts, number, progress=self._fraction(f"{number}/evaluate")
         )
-        decision = self.measurement.decide(candidate, **self.settings.gate)
+        decision = self.measurement.decide(candidate, self.settings.gate)
         return {"version": candidate, "incumbent": live, "decision": asdict(decision)}
 
     def _promote(self, number: int, candidate: str) -> None:

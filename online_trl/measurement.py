@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from . import evaluation
-from .gates import promotion_gate
+from .gates import GuardMeasurement, PromotionThresholds, promotion_gate
 from .preferences import standing_feedback
 from .reference import ReferencePolicy
 from .registry import ModelRegistry
@@ -68,15 +68,15 @@ class Measurement:
             reward_versions=record.reward_versions,
         )
 
-    def decide(self, candidate: str, **thresholds: float) -> GateDecision:
+    def decide(self, candidate: str, thresholds: PromotionThresholds | None = None) -> GateDecision:
         """
         Asks the promotion gate whether a candidate may replace the version it was trained from.
 
         Args:
             candidate (`str`):
                 The policy version that asks.
-            **thresholds (`float`):
-                Thresholds of [`~online_trl.gates.promotion_gate`].
+            thresholds ([`~online_trl.gates.PromotionThresholds`], *optional*):
+                What is asked of it.
         """
         measured = self.version(candidate)
         live = self.registry.get(candidate).parent or self.base
@@ -84,9 +84,11 @@ class Measurement:
             win_rate=evaluation.win_rate(self.store, candidate, live),
             satisfaction=measured.satisfaction,
             live_satisfaction=evaluation.satisfaction(self.store, live),
-            kl=measured.kl,
-            length_ratio=measured.length / evaluation.answer_length(self._answers(live)),
-            **thresholds,  # type: ignore[arg-type]
+            guards={
+                "kl": GuardMeasurement(measured.kl, 0.0),
+                "length": GuardMeasurement(measured.length, evaluation.answer_length(self._answers(live))),
+            },
+            thresholds=thresholds,
         )
 
     def report(

@@ -1,12 +1,7 @@
-"""
-May this candidate replace the incumbent? Pure functions from measurements to a decision.
-
-Every gate compares with what is in service now, on the newest evidence, and says in one sentence what decided.
-"""
+"""May this reward model replace the one in service?"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +9,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from .types import Estimate, GateCheck, GateDecision
+from ..types import GateCheck, GateDecision
+from .decision import decide
 
 _RESAMPLES = 10_000
 # What sums of weighted numbers may differ by without anything being different.
@@ -155,78 +151,6 @@ def is_better(
     return word.is_enough and word.bounds[0] > 0
 
 
-def promotion_gate(
-    *,
-    win_rate: Estimate,
-    satisfaction: Estimate,
-    live_satisfaction: Estimate | None,
-    kl: float,
-    length_ratio: float,
-    min_win_rate: float = 0.5,
-    slack: float = 0.05,
-    max_kl: float = 50.0,
-    length_bounds: tuple[float, float] = (0.33, 3.0),
-) -> GateDecision:
-    """
-    Accepts a policy that users prefer to the one in service, and that did not pay for it elsewhere.
-
-    Args:
-        win_rate ([`~online_trl.types.Estimate`]):
-            How often users preferred its answer to that of the version in service.
-        satisfaction ([`~online_trl.types.Estimate`]):
-            What users said of its answers.
-        live_satisfaction ([`~online_trl.types.Estimate`], *optional*):
-            What they said of the version in service. Compared only if both have judgements: the upper end of the 95 %
-            interval of the difference must not lie below 0.
-        kl (`float`):
-            KL divergence from the reference, in nats per answer.
-        length_ratio (`float`):
-            Mean length of its answers over that of the version in service.
-        min_win_rate (`float`, *optional*, defaults to `0.5`):
-            The mean win rate must be above this.
-        slack (`float`, *optional*, defaults to `0.05`):
-            How far below `min_win_rate` the interval may reach. Feedback is sparse: 0 asks for proof of every small
-            step, which takes hundreds of comparisons.
-        max_kl (`float`, *optional*, defaults to `50.0`):
-            A guard against collapse rather than a goal; it grows with the length of answers.
-        length_bounds (`tuple[float, float]`, *optional*, defaults to `(0.33, 3.0)`):
-            Smallest and largest length ratio.
-
-    Returns:
-        [`~online_trl.types.GateDecision`]: The decision with its checks.
-    """
-    if win_rate.n == 0:
-        check = GateCheck("comparisons", 0, 1, False)
-        return GateDecision(False, "refused: nobody compared it with the version in service", (check,))
-    shortest, longest = length_bounds
-    checks = [
-        (
-            GateCheck("win_rate", win_rate.mean, min_win_rate, win_rate.mean > min_win_rate),
-            f"the win rate {win_rate.mean:.2f} on {win_rate.n} comparisons is not above {min_win_rate:.2f}",
-        ),
-        (
-            GateCheck("win_rate_low", win_rate.low, min_win_rate - slack, win_rate.low >= min_win_rate - slack),
-            f"the interval of the win rate reaches down to {win_rate.low:.2f}, below {min_win_rate - slack:.2f}",
-        ),
-        *_satisfaction_check(satisfaction, live_satisfaction),
-        (GateCheck("kl", kl, max_kl, kl <= max_kl), f"the KL divergence of {kl:.1f} nats is above {max_kl:.1f}"),
-        (
-            GateCheck("length_ratio_low", length_ratio, shortest, length_ratio >= shortest),
-            f"answers are {length_ratio:.2f} times as long, below {shortest:.2f}",
-        ),
-        (
-            GateCheck("length_ratio_high", length_ratio, longest, length_ratio <= longest),
-            f"answers are {length_ratio:.2f} times as long, above {longest:.2f}",
-        ),
-    ]
-    return _decide(
-        checks,
-        f"win rate {win_rate.mean:.2f} [{win_rate.low:.2f}, {win_rate.high:.2f}] on {win_rate.n} comparisons, "
-        f"satisfaction {_against(satisfaction, live_satisfaction)}, KL {kl:.1f} nats, "
-        f"answers {length_ratio:.2f} times as long",
-    )
-
-
 @dataclass(frozen=True)
 class _Word:
     """
@@ -281,7 +205,7 @@ def _first_reward(word: _Word, min_accuracy: float) -> GateDecision:
     refusal = (
         f"the accuracy {word.mean:.2f} on {_statements(count)}, {best_case:.2f} at best, is below {min_accuracy:.2f}"
     )
-    return _decide([(check, refusal)], f"the first version, accuracy {word.mean:.2f} on {_statements(count)}")
+    return decide([(check, refusal)], f"the first version, accuracy {word.mean:.2f} on {_statements(count)}")
 
 
 def _next_reward(
@@ -316,7 +240,7 @@ def _next_reward(
     if anchors is not None:
         is_better = gained.is_enough and gained.bounds[0] > 0
         checks += _anchor_checks(anchors, min_spread_ratio, -1.0 if is_better else min_rank_correlation)
-    return _decide(checks, compared)
+    return decide(checks, compared)
 
 
 def _anchor_checks(
@@ -353,29 +277,3 @@ def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> flo
     if first.std() == 0 or second.std() == 0:
         return 0.0
     return float(np.corrcoef(first, second)[0, 1])
-
-
-def _satisfaction_check(satisfaction: Estimate, live: Estimate | None) -> list[tuple[GateCheck, str]]:
-    if live is None or live.n == 0 or satisfaction.n == 0:
-        return []
-    noise = math.hypot(satisfaction.high - satisfaction.low, live.high - live.low) / 2
-    best_case = satisfaction.mean - live.mean + noise
-    return [
-        (
-            GateCheck("satisfaction_difference", best_case, 0.0, best_case >= 0),
-            f"satisfaction {_against(satisfaction, live)} of the live version is lower beyond noise",
-        )
-    ]
-
-
-def _against(satisfaction: Estimate, live: Estimate | None) -> str:
-    if satisfaction.n == 0:
-        return "not judged"
-    return f"{satisfaction.mean:.2f}" + (f" against {live.mean:.2f}" if live is not None and live.n else "")
-
-
-def _decide(checks: Sequence[tuple[GateCheck, str]], summary: str) -> GateDecision:
-    """Accepts with the summary if every check passed, else refuses with what each failed one says."""
-    failures = [failure for check, failure in checks if not check.passed]
-    reason = f"refused: {'; '.join(failures)}" if failures else f"accepted: {summary}"
-    return GateDecision(not failures, reason, tuple(check for check, _ in checks))

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from online_trl.gates import AnchorComparison, compare_anchors, promotion_gate, reward_gate
-from online_trl.types import Estimate
+from online_trl.gates import AnchorComparison, compare_anchors, reward_gate
 
 RIGHT, WRONG, TIE = 1.0, 0.0, 0.5
 
@@ -238,82 +237,3 @@ def test_a_candidate_that_learned_a_turned_taste_is_accepted():
         decision = world.judge(candidate, live, *world.statements(60))
         assert decision.accepted
         assert decision.checks[-1].value < 0
-
-
-def promote(**changes):
-    measured = {
-        "win_rate": Estimate(0.62, 0.53, 0.71, 118),
-        "satisfaction": Estimate(0.71, 0.66, 0.76, 120),
-        "live_satisfaction": Estimate(0.58, 0.52, 0.64, 120),
-        "kl": 6.2,
-        "length_ratio": 0.9,
-    }
-    return promotion_gate(**(measured | changes))
-
-
-def test_a_policy_that_users_prefer_is_promoted():
-    decision = promote()
-    assert decision.accepted
-    assert decision.reason == (
-        "accepted: win rate 0.62 [0.53, 0.71] on 118 comparisons, satisfaction 0.71 against 0.58, KL 6.2 nats, "
-        "answers 0.90 times as long"
-    )
-    assert failed(decision) == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "check", "reason"),
-    [
-        (
-            {"win_rate": Estimate(0.5, 0.46, 0.54, 600)},
-            "win_rate",
-            "the win rate 0.50 on 600 comparisons is not above 0.50",
-        ),
-        (
-            {"win_rate": Estimate(0.6, 0.44, 0.76, 40)},
-            "win_rate_low",
-            "the interval of the win rate reaches down to 0.44, below 0.45",
-        ),
-        (
-            {"satisfaction": Estimate(0.4, 0.35, 0.45, 120)},
-            "satisfaction_difference",
-            "satisfaction 0.40 against 0.58 of the live version is lower beyond noise",
-        ),
-        ({"kl": 61.0}, "kl", "the KL divergence of 61.0 nats is above 50.0"),
-        ({"kl": math.nan}, "kl", "the KL divergence of nan nats is above 50.0"),
-        ({"length_ratio": 0.2}, "length_ratio_low", "answers are 0.20 times as long, below 0.33"),
-        ({"length_ratio": 3.5}, "length_ratio_high", "answers are 3.50 times as long, above 3.00"),
-    ],
-)
-def test_one_bad_measurement_is_enough_to_refuse(changes, check, reason):
-    decision = promote(**changes)
-    assert not decision.accepted
-    assert failed(decision) == [check]
-    assert decision.reason == f"refused: {reason}"
-
-
-def test_every_failed_check_is_in_the_reason():
-    decision = promote(kl=61.0, length_ratio=3.5)
-    assert decision.reason == (
-        "refused: the KL divergence of 61.0 nats is above 50.0; answers are 3.50 times as long, above 3.00"
-    )
-
-
-def test_a_policy_that_nobody_compared_is_refused():
-    decision = promote(win_rate=Estimate(math.nan, 0.0, 1.0, 0))
-    assert not decision.accepted
-    assert decision.reason == "refused: nobody compared it with the version in service"
-
-
-@pytest.mark.parametrize("live", [None, Estimate(math.nan, 0.0, 1.0, 0)])
-def test_satisfaction_is_compared_only_where_the_live_version_has_judgements(live):
-    decision = promote(live_satisfaction=live, satisfaction=Estimate(0.1, 0.0, 0.2, 50))
-    assert decision.accepted
-    assert "satisfaction 0.10, KL" in decision.reason
-
-
-def test_thresholds_can_be_set():
-    assert promote(kl=61.0, max_kl=80.0).accepted
-    assert not promote(slack=-0.05).accepted
-    assert not promote(min_win_rate=0.65, slack=1.0).accepted
-    assert not promote(length_bounds=(0.95, 1.05)).accepted
