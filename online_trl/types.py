@@ -507,6 +507,53 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class Judgements:
+    """
+    What users said, as numbers in [0, 1], and who said each.
+
+    Args:
+        values (`tuple[float, ...]`), users (`tuple[str, ...]`):
+            The judgements, and for each the user.
+    """
+
+    values: tuple[float, ...] = ()
+    users: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFeedback:
+    """
+    What came of the answers that one version gave.
+
+    Args:
+        scores ([`Judgements`]):
+            Thumbs and ratings.
+        responses ([`Judgements`]):
+            For each answer, 1 if somebody said something about it, else 0; the user is the one who had asked.
+    """
+
+    scores: Judgements = field(default_factory=Judgements)
+    responses: Judgements = field(default_factory=Judgements)
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryFeedback:
+    """
+    What came of the answers that two versions gave side by side.
+
+    Args:
+        candidate ([`VersionFeedback`]), incumbent ([`VersionFeedback`]):
+            Of each.
+        comparisons ([`Judgements`]):
+            Points of the candidate in comparisons of the two: 1 for a win, 0.5 for a tie, 0 for a loss.
+    """
+
+    candidate: VersionFeedback
+    incumbent: VersionFeedback
+    comparisons: Judgements = field(default_factory=Judgements)
+
+
+@dataclass(frozen=True, slots=True)
 class GateCheck:
     """One condition of a gate: what was measured, what was asked, and whether it held."""
 
@@ -579,6 +626,84 @@ class VersionEvaluation:
     win_rate_vs_live: Estimate | None = None
     reward_accuracy: Estimate | None = None
     reward_versions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SatisfactionReport:
+    """
+    What users think of one policy version, from all that they said so far. Every interval is a confidence sequence: it
+    holds at all looks together, see [`~online_trl.estimates.confidence_sequence`].
+
+    Args:
+        policy_version (`str`):
+            Name of the version.
+        answers (`int`):
+            Answers it gave.
+        users (`int`):
+            Users it answered.
+        satisfaction ([`Estimate`]):
+            Mean of thumbs (0 or 1) and ratings (scaled to [0, 1]).
+        thumb_rate ([`Estimate`]):
+            Share of the thumbs that point up.
+        rating ([`Estimate`]):
+            Mean rating, scaled to [0, 1].
+        response_rate ([`Estimate`]):
+            Share of its answers that somebody said something about. A score beside a falling response rate comes from
+            those who stayed.
+        win_rate ([`Estimate`], *optional*):
+            Expected points against the version of reference, from comparisons of any two versions; `None` for the
+            reference itself, and where nobody compared.
+        implicit (`dict[str, int]`):
+            How often each implicit signal came. They are no judgements, and are in no score.
+    """
+
+    policy_version: str
+    answers: int
+    users: int
+    satisfaction: Estimate
+    thumb_rate: Estimate
+    rating: Estimate
+    response_rate: Estimate
+    win_rate: Estimate | None = None
+    implicit: dict[str, int] = field(default_factory=dict)
+
+
+class CanaryAction(str, Enum):
+    """What to do with a candidate that serves a share of the users."""
+
+    PROMOTE = "promote"
+    ROLL_BACK = "roll_back"
+    CONTINUE = "continue"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryDecision:
+    """
+    What live feedback says of a candidate beside the version in service, and what follows.
+
+    Args:
+        action ([`CanaryAction`]):
+            What to do.
+        reason (`str`):
+            Why, in words.
+        satisfaction_difference ([`Estimate`]):
+            Satisfaction with the candidate less that with the incumbent. Its interval, and that of the win rate, are
+            one-sided at each end: by the false-promotion rate below, by the false-rollback rate above.
+        response_rate (`float`), live_response_rate (`float`):
+            Share of the answers of each that somebody said something about.
+        win_rate ([`Estimate`], *optional*):
+            How often the candidate's answer was preferred to the incumbent's, if comparisons count.
+        checks (`tuple[GateCheck, ...]`):
+            The conditions that were looked at.
+    """
+
+    action: CanaryAction
+    reason: str
+    satisfaction_difference: Estimate
+    response_rate: float
+    live_response_rate: float
+    win_rate: Estimate | None = None
+    checks: tuple[GateCheck, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
