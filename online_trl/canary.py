@@ -1,8 +1,78 @@
-"""A candidate in front of a share of the users: who gets it."""
+"""
+A candidate serves a share of the users beside the version in service, and what they say decides: promote it, roll it
+back, or go on watching.
+
+Pure functions of numbers. People look at a canary all the time, so the test is sequential: its error rates hold
+however often it is asked, and it may be asked after every judgement.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .config import ConfigError, check_range
+from .estimates.fixed import student_t_of
+from .estimates.sequential import critical_value
+from .estimates.users import ClusteredMean, Floats, clustered_mean, user_totals
+from .types import CanaryAction, CanaryDecision, CanaryFeedback, Estimate, GateCheck, Judgements
+
+_UNIT = (0.0, 1.0)
+_IMAGINARY = 2.0
+"""Judgements added at each bound before the spread is measured: of few users, all may happen to agree."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanarySettings:
+    """
+    How a canary is run, and how it ends.
+
+    Args:
+        share (`float`, *optional*, defaults to `0.1`):
+            Share of the users whom the candidate answers.
+        false_promotion_rate (`float`, *optional*, defaults to `0.05`):
+            Probability of ever promoting a candidate that is no better.
+        false_rollback_rate (`float`, *optional*, defaults to `0.05`):
+            Probability of ever calling a candidate worse that is no worse.
+        effect (`float`, *optional*, defaults to `0.05`):
+            Difference of satisfaction that the test is made to find soonest. It finds others, too.
+        comparisons (`bool`, *optional*, defaults to `False`):
+            Whether comparisons of the two count beside thumbs and ratings. To be settled beforehand: they share the
+            error rates.
+        response_budget (`float`, *optional*, defaults to `0.1`):
+            Share by which fewer answers may get a response than of the version in service.
+        min_users (`int`, *optional*, defaults to `20`):
+            Users who must have judged each of the two before anything is decided.
+        max_judgements (`int`, *optional*, defaults to `50000`), max_hours (`float`, *optional*, defaults to `336`):
+            After so many thumbs and ratings of both, or after so long, a candidate that has not shown to be better is
+            rolled back: the version in service needs no proof.
+
+    Raises:
+        [`~online_trl.config.ConfigError`]: if one of them is out of bounds.
+    """
+
+    share: float = 0.1
+    false_promotion_rate: float = 0.05
+    false_rollback_rate: float = 0.05
+    effect: float = 0.05
+    comparisons: bool = False
+    response_budget: float = 0.1
+    min_users: int = 20
+    max_judgements: int = 50_000
+    max_hours: float = 336.0
+
+    def __post_init__(self) -> None:
+        check_range("share", self.share, 0.0, 1.0)
+        check_range("response_budget", self.response_budget, 0.0, 1.0)
+        check_range("min_users", self.min_users, 5, None)
+        for name in ("false_promotion_rate", "false_rollback_rate", "effect"):
+            value = getattr(self, name)
+            if not 0 < value < 0.5:
+                raise ConfigError(f"`{name}` is {value}; it must lie between 0 and 0.5")
 
 
 def assign(user_key: str, canary_id: str, share: float) -> bool:
@@ -20,3 +90,171 @@ def assign(user_key: str, canary_id: str, share: float) -> bool:
     """
     digest = hashlib.sha256(f"{canary_id}/{user_key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def decide_canary(feedback: CanaryFeedback, *, settings: CanarySettings, hours: float = 0.0) -> CanaryDecision:
+    """
+    Says what to do with a candidate, from all that has been said since its canary began.
+
+    The candidate is promoted once it is better: satisfaction is higher, or users prefer its answers where they compare
+    the two, at the false-promotion rate. It is rolled back once it is worse in either, or once the share of its
+    answers that get a response has fallen by more than the budget, at the false-rollback rate; and at the end of its
+    time. It is not promoted while that share lies below the budget, however high its score: those who stopped voting
+    are not in it. What is tested together shares the error rate evenly.
+
+    A difference of two means of users, each of whom only one version answers, is tested by a one-sided sequential test
+    from each side, the normal mixture of [`~online_trl.estimates.sequential.critical_value`], which is a mixture
+    sequential probability ratio test: Johari, Koomen, Pekelis and Walsh 2022, "Always valid inference: continuous
+    monitoring of A/B tests" (https://doi.org/10.1287/opre.2021.2135). Weights, clock and assumptions are those of
+    [`~online_trl.estimates.confidence_sequence`].
+
+    Args:
+        feedback ([`~online_trl.types.CanaryFeedback`]):
+            What came of the answers that both gave since it began.
+        settings ([`CanarySettings`]):
+            How the canary is run.
+        hours (`float`, *optional*, defaults to `0.0`):
+            How long it has run.
+
+    Returns:
+        [`~online_trl.types.CanaryDecision`]: What to do, and why.
+    """
+    candidate, incumbent = feedback.candidate, feedback.incumbent
+    leads = {"satisfaction": Lead.between(_mean(candidate.scores), _mean(incumbent.scores))}
+    if settings.comparisons:
+        leads["win_rate"] = Lead.over_even(_mean(feedback.comparisons))
+    responses = (_mean(candidate.responses), _mean(incumbent.responses))
+    tested = {**leads, "response_rate": Lead.between(*responses, least=1 - settings.response_budget)}
+    better = {name: _is_better(name, lead, len(leads), settings) for name, lead in leads.items()}
+    worse = {name: _is_not_worse(name, lead, len(tested), settings) for name, lead in tested.items()}
+    guard = _response_guard(*responses, settings)
+    judgements = len(candidate.scores.values) + len(incumbent.scores.values)
+    action, why = _settle(
+        better=[name for name, check in better.items() if check.passed],
+        worse=[name for name, check in worse.items() if not check.passed],
+        keeps_responses=guard.passed,
+        is_over=judgements >= settings.max_judgements or hours >= settings.max_hours,
+    )
+    checks = (*better.values(), *worse.values(), guard)
+    difference = _ends(leads["satisfaction"], better["satisfaction"], worse["satisfaction"], judgements)
+    preferred = None
+    if settings.comparisons:
+        lead = _ends(leads["win_rate"], better["win_rate"], worse["win_rate"], len(feedback.comparisons.values))
+        preferred = Estimate(lead.mean + 0.5, max(0.0, lead.low + 0.5), min(1.0, lead.high + 0.5), lead.n)
+    return CanaryDecision(
+        action=action,
+        reason=f"{why}: {_words(difference, preferred, guard)}",
+        satisfaction_difference=difference,
+        response_rate=guard.value,
+        live_response_rate=float(responses[1].mean),
+        win_rate=preferred,
+        checks=checks,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """
+    How far a candidate is ahead of the incumbent in one respect, of one canary or of many at once.
+
+    Args:
+        mean (array of shape `(...)`), variance (array of shape `(...)`):
+            The estimate.
+        users (array of shape `(...)`):
+            Users behind it; of two groups, the smaller.
+    """
+
+    mean: Floats
+    variance: Floats
+    users: Floats
+
+    @classmethod
+    def between(cls, candidate: ClusteredMean, incumbent: ClusteredMean, *, least: float = 1.0) -> Lead:
+        """A candidate's mean less `least` times that of an incumbent with users of its own."""
+        return cls(
+            candidate.mean - least * incumbent.mean,
+            _variance(candidate) + least**2 * _variance(incumbent),
+            np.minimum(candidate.users, incumbent.users),
+        )
+
+    @classmethod
+    def over_even(cls, points: ClusteredMean) -> Lead:
+        """Mean points in comparisons less one half."""
+        return cls(points.mean - 0.5, _variance(points), points.users)
+
+    def reach(self, level: float, settings: CanarySettings) -> Floats:
+        """
+        How far the true lead may be from this one on one side, such that it ever is farther with probability `level`.
+        Without users enough, any distance.
+        """
+        is_enough = self.users >= settings.min_users
+        variance = np.where(is_enough, self.variance, 1.0)
+        # Tightest where the effect is three standard errors, which is about when it is found.
+        critical = critical_value((settings.effect / 3) ** 2 / variance, level)
+        widened = student_t_of(critical, np.where(is_enough, self.users, settings.min_users) - 1)
+        return np.where(is_enough, widened * np.sqrt(variance), np.inf)
+
+
+def _mean(judgements: Judgements) -> ClusteredMean:
+    return clustered_mean(user_totals(judgements.values, judgements.users))
+
+
+def _variance(mean: ClusteredMean) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return mean.guarded_spread(_IMAGINARY, _UNIT) / mean.independent
+
+
+def _is_better(name: str, lead: Lead, tests: int, settings: CanarySettings) -> GateCheck:
+    low = float(lead.mean - lead.reach(settings.false_promotion_rate / tests, settings))
+    return GateCheck(f"{name}_low", low, 0.0, low > 0)
+
+
+def _is_not_worse(name: str, lead: Lead, tests: int, settings: CanarySettings) -> GateCheck:
+    high = float(lead.mean + lead.reach(settings.false_rollback_rate / tests, settings))
+    # Where nothing is known, which is `nan`, nothing is known to be worse.
+    return GateCheck(f"{name}_high", high, 0.0, not high < 0)
+
+
+def _response_guard(candidate: ClusteredMean, incumbent: ClusteredMean, settings: CanarySettings) -> GateCheck:
+    rate, least = float(candidate.mean), (1 - settings.response_budget) * float(incumbent.mean)
+    return GateCheck("response_rate", rate, least, rate >= least)
+
+
+def _settle(
+    *, better: Sequence[str], worse: Sequence[str], keeps_responses: bool, is_over: bool
+) -> tuple[CanaryAction, str]:
+    if worse:
+        return CanaryAction.ROLL_BACK, f"rolled back, as {_names(worse)} is lower"
+    if better and keeps_responses:
+        return CanaryAction.PROMOTE, f"promoted, as {_names(better)} is higher"
+    held = f"{_names(better)} is higher, but fewer answers get a response" if better else "no difference is proven"
+    if is_over:
+        return CanaryAction.ROLL_BACK, f"rolled back at the end of its time, as {held}"
+    return CanaryAction.CONTINUE, f"goes on, as {held}"
+
+
+def _names(measures: Sequence[str]) -> str:
+    return " and ".join(name.replace("_", " ") for name in measures)
+
+
+def _ends(lead: Lead, better: GateCheck, worse: GateCheck, n: int) -> Estimate:
+    """The lead with its interval, within the bounds of a difference of two shares."""
+    if n == 0:
+        return Estimate(math.nan, -1.0, 1.0, n)
+    return Estimate(float(lead.mean), max(-1.0, better.value), min(1.0, worse.value), n)
+
+
+def _words(difference: Estimate, preferred: Estimate | None, guard: GateCheck) -> str:
+    words = [_judged("satisfaction", difference, "+.3f", "judgements")]
+    if preferred is not None:
+        words.append(_judged("win rate", preferred, ".3f", "comparisons"))
+    if not math.isnan(guard.value):
+        words.append(f"responses to {guard.value:.1%} of the answers, at least {guard.threshold:.1%} asked")
+    return ", ".join(words)
+
+
+def _judged(name: str, estimate: Estimate, form: str, units: str) -> str:
+    if math.isnan(estimate.mean):
+        return f"{name} not judged"
+    mean, low, high = (format(value, form) for value in (estimate.mean, estimate.low, estimate.high))
+    return f"{name} {mean} [{low}, {high}] on {estimate.n} {units}"

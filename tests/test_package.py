@@ -30,7 +30,8 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 @pytest.mark.parametrize(
-    "module", ["types", "config", "store", "preferences", "registry", "gates", "serving", "report", "evaluation"]
+    "module",
+    ["types", "config", "store", "preferences", "registry", "gates", "serving", "report", "evaluation", "canary"],
 )
 def test_what_serves_and_stores_loads_without_the_training_stack(module):
     code = f"import sys, online_trl.{module}; print([n for n in ('torch', 'transformers', 'trl') if n in sys.modules])"
