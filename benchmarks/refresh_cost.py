@@ -100,7 +100,7 @@ class Bench:
             **COMMON["reward_config"],
             "model_name_or_path": str(self.base),
             "store": self.url,
-            "registry": str(self.registry.root),
+            "registry": str(self.registry.location),
             "output_dir": str(self.folder / "refresh"),
             "refresh_rows": 1,
             "refresh_min_statements": COMMON["refresh_min_statements"],

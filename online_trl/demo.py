@@ -143,7 +143,7 @@ def _go_round(
 ) -> None:
     state_dir = output_dir / "users"
     with (
-        ServerProcess(store_url=store.url, registry_root=registry.root, log=output_dir / "server.log") as server,
+        ServerProcess(store_url=store.url, registry_root=registry.location, log=output_dir / "server.log") as server,
         SimulatedUsers(server.url, Taste(settings.seed), seed=settings.seed, state_dir=state_dir) as users,
     ):
         OnlineLoop(

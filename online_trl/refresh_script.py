@@ -34,7 +34,7 @@ class RefreshScriptArguments(RefreshArguments):
         store_patience (`float`, *optional*, defaults to `300.0`):
             Seconds to wait for that server when it has gone away, as for a restart.
         registry (`str`):
-            Folder of the model registry, where versions are published.
+            The model registry, where versions are published: a folder, or `hf://owner/name`.
         pause (`float`, *optional*, defaults to `5.0`):
             Seconds between two looks at the log.
         max_refreshes (`int`, *optional*, defaults to `0`):
@@ -45,7 +45,7 @@ class RefreshScriptArguments(RefreshArguments):
         default=None, metadata={"help": "URL of the feedback log: sqlite:///feedback.db or https://chat.example.org"}
     )
     store_patience: float = field(default=PATIENCE, metadata={"help": "Seconds to wait for the server of the log."})
-    registry: str | None = field(default=None, metadata={"help": "Folder of the model registry."})
+    registry: str | None = field(default=None, metadata={"help": "The model registry: a folder, or hf://owner/name."})
     pause: float = field(default=5.0, metadata={"help": "Seconds between two looks at the log."})
     max_refreshes: int = field(default=0, metadata={"help": "Ends it after so many refreshes; 0: never."})
 

@@ -42,7 +42,8 @@ class OnlineScriptArguments(ScriptArguments):
         store_patience (`float`, *optional*, defaults to `300.0`):
             Seconds that training waits for that server when it has gone away, as for a restart.
         registry (`str`, *optional*):
-            Folder of the model registry. Needed by the live reward; the trained policy is published there.
+            The model registry: a folder, or `hf://owner/name`. Needed by the live reward; the trained policy is
+            published there.
         reward_funcs (`list[str]`, *optional*):
             Reward sources, weighted by `reward_weights`: `live` for the live reward model, `package.module:function`
             for a custom function, the hub id or folder of a reward model, or a name in `reward_sources`.
@@ -61,7 +62,7 @@ class OnlineScriptArguments(ScriptArguments):
     store_patience: float = field(
         default=PATIENCE, metadata={"help": "Seconds that training waits for the server of the log."}
     )
-    registry: str | None = field(default=None, metadata={"help": "Folder of the model registry."})
+    registry: str | None = field(default=None, metadata={"help": "The model registry: a folder, or hf://owner/name."})
     reward_funcs: list[str] = field(
         default_factory=lambda: [LIVE],
         metadata={"help": "Reward sources: `live`, a function, a reward model, or a name."},

@@ -480,6 +480,8 @@ class ModelVersion:
             What became of it.
         reason (`str`):
             Why it has that status, in words.
+        pruned_at (`datetime`, *optional*):
+            When its weights were removed; what is known of it stays.
     """
 
     name: str
@@ -494,6 +496,26 @@ class ModelVersion:
     checksums: dict[str, str] = field(default_factory=dict)
     status: VersionStatus = VersionStatus.CANDIDATE
     reason: str = ""
+    pruned_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRecord:
+    """
+    What somebody measured of a version after it was published.
+
+    Args:
+        kind (`str`):
+            What was measured, such as `win_rate`.
+        at (`datetime`):
+            When, timezone-aware.
+        figures (`Mapping[str, Any]`):
+            The results, as plain values that JSON can hold.
+    """
+
+    kind: str
+    at: datetime
+    figures: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -592,6 +614,47 @@ class Promotion:
     replaced: str | None
     reason: str
     at: datetime
+
+
+class CanaryOutcome(str, Enum):
+    """
+    How a canary ended: `PROMOTED` if its candidate went into service, `ROLLED_BACK` if it was refused, `STOPPED` if
+    neither was decided, because another version went into service or the candidate was abandoned.
+    """
+
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """
+    A candidate that answers a share of the users, and how that ended.
+
+    Args:
+        canary_id (`str`):
+            Unique; who gets the candidate is drawn from it.
+        version (`str`):
+            The candidate.
+        incumbent (`str`):
+            The version in service, which answers everybody else.
+        share (`float`):
+            Share of the users, and of the sessions without one, that get the candidate.
+        started_at (`datetime`), ended_at (`datetime`, *optional*):
+            From when to when, timezone-aware. Without an end, it runs.
+        outcome ([`CanaryOutcome`], *optional*), reason (`str`, *optional*):
+            How it ended, and why, in words.
+    """
+
+    canary_id: str
+    version: str
+    incumbent: str
+    share: float
+    started_at: datetime
+    ended_at: datetime | None = None
+    outcome: CanaryOutcome | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

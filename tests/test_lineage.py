@@ -117,7 +117,7 @@ def test_what_a_version_consumed_is_under_its_checksums(registry):
 
 def test_a_damaged_record_is_named_and_none_is_nothing(registry):
     (registry.path("reward-0001") / "consumed.json").write_text("{}")
-    with pytest.raises(RegistryError, match=r"consumed.json is damaged"):
+    with pytest.raises(RegistryError, match=r"consumed.json of reward-0001 is damaged"):
         registry.consumed("reward-0001")
     assert registry.consumed("policy-0001") == Consumed()
 
@@ -141,7 +141,7 @@ def trained(url: str, tmp_path: Path) -> tuple[str, tuple[PreferencePair, ...]]:
         pairs = read_preferences(store, after=0, upto=store.latest_seq()).pairs
     publish_reward(registry, Sources.of(pairs))
     publish_policy(registry, reward_versions=("reward-0001",), prompt_interval=(0, 4))
-    return str(registry.root), pairs
+    return str(registry.location), pairs
 
 
 def lineage(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,10 +15,11 @@ from ..lineage import feedback_behind, ingredients, uses
 from ..registry import ModelRegistry
 from ..store import LogReader, Trace, open_store
 from ..types import ErasedSubject
+from .arguments import add_registry
 
 
 def add_lineage(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--registry", required=True, type=Path, metavar="DIR", help="the model registry")
+    add_registry(parser)
     parser.add_argument("--store", metavar="URL", help="the feedback log, for users and answers")
     subject = parser.add_mutually_exclusive_group(required=True)
     subject.add_argument("--feedback", metavar="ID", help="which versions consumed a row of feedback")

@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 
 from ..config import check_config_file
-from .arguments import add_store
+from .arguments import add_registry, add_store
 
 
 def add_serve(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     policy = parser.add_mutually_exclusive_group(required=True)
     policy.add_argument("--policy", metavar="PATH", help="a model: a folder, or a hub id")
-    policy.add_argument("--registry", type=Path, metavar="DIR", help="a registry, whose live policy is followed")
+    add_registry(policy, required=False, help="a registry, whose live policy is followed")
     policy.add_argument(
         "--upstream", metavar="URL", help="an OpenAI-compatible server that answers: http://127.0.0.1:8001/v1"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -11,12 +10,12 @@ from rich.table import Table
 from ..registry import ModelRegistry
 from ..store import open_store
 from ..types import ModelRole
-from .arguments import add_store
+from .arguments import add_registry, add_store
 
 
 def add_status(parser: argparse.ArgumentParser) -> None:
     add_store(parser, also_remote=True)
-    parser.add_argument("--registry", type=Path, metavar="DIR", help="the model registry")
+    add_registry(parser, required=False)
     parser.set_defaults(run=_status)
 
 
@@ -37,7 +36,7 @@ def _status(args: argparse.Namespace) -> None:
 
 
 def _versions_table(registry: ModelRegistry) -> Table:
-    table = Table("version", "status", "parent", "published", "why", title=f"Versions in {registry.root}")
+    table = Table("version", "status", "parent", "published", "why", title=f"Versions in {registry.location}")
     for role in ModelRole:
         for version in registry.versions(role):
             published = f"{version.created_at:%Y-%m-%d %H:%M}"

@@ -1,17 +1,18 @@
 """
-Versions of policies and reward models in a folder: publish, verify, promote, roll back.
+Versions of policies and reward models: publish, promote, roll back, try on some users, prune.
 
-    root/policies/policy-0001/     the files of one version and its `version.json`; written once, never changed
-    root/rewards/reward-0001/
-    root/live.json                 all that changes: what is live, what became of each version, every promotion
+    policies/policy-0001/      the files of one version and its `version.json`; written once, never changed
+    rewards/reward-0001/
+    evaluations/policy-0001/   what was measured of it since; files are only added
+    live.json                  all that changes: what is live, what became of each version, every promotion and canary
 
-A version appears by one rename of a finished folder, and `live.json` is replaced whole, so a reader in any process
-sees the state before a change or after it. Writers take turns on a file lock; readers need none.
+They lie in a folder or in a repository of the Hugging Face Hub, as the [`~storage.Storage`] of a registry has it; the
+rules are the same, in `state.py`. A reader sees what was before a change or after it, whenever a writer dies.
 """
 
 from .consumed import Consumed, Sources
+from .errors import RegistryError
 from .models import ModelRegistry
-from .state import RegistryError
 from .versions import copy_model
 
 __all__ = ["Consumed", "ModelRegistry", "RegistryError", "Sources", "copy_model"]

@@ -8,9 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..types import Statement
-from .state import RegistryError, write_durably
-
-CONSUMED = "consumed.json"
+from .errors import RegistryError
+from .layout import CONSUMED, write_durably
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +71,18 @@ class Consumed:
         write_durably(folder / CONSUMED, json.dumps(content, indent=1))
 
     @classmethod
-    def read(cls, folder: Path) -> Consumed:
+    def load(cls, text: str, *, where: str) -> Consumed:
         """
-        Returns what is in the folder of a version; nothing, if its publisher recorded nothing.
+        Returns what was written into the folder of a version.
 
         Raises:
-            [`RegistryError`]: if the file is damaged.
+            [`RegistryError`]: if it is damaged.
         """
-        path = folder / CONSUMED
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(text)
             return cls(**{field.name: _sources(content[field.name]) for field in fields(cls)})
-        except FileNotFoundError:
-            return cls()
         except (ValueError, KeyError, TypeError) as error:
-            raise RegistryError(f"{path} is damaged: {error!r}") from error
+            raise RegistryError(f"{where} is damaged: {error!r}") from error
 
 
 def _sources(part: dict[str, list[str]]) -> Sources:

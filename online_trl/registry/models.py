@@ -1,35 +1,40 @@
-"""The registry itself: a folder that many processes read and that one at a time changes."""
+"""The registry itself: what can be done with versions, wherever they are stored."""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import fcntl
+import json
 import math
-import os
-import re
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..types import ModelRole, ModelVersion, Promotion, VersionStatus, new_id, utcnow
+from ..types import Canary, EvaluationRecord, ModelRole, ModelVersion, Promotion, utcnow
 from .consumed import Consumed
-from .state import RegistryError, RegistryState, role_of, sync
-from .versions import MANIFEST, changed_files, plain, read_manifest, seal_files, write_manifest
+from .errors import RegistryError
+from .folder import FolderStorage
+from .layout import CONSUMED, is_name, role_of
+from .state import RegistryState
+from .storage import Storage
+from .versions import changed_files, plain, seal_files
 
-_FOLDERS = {ModelRole.POLICY: "policies", ModelRole.REWARD: "rewards"}
-_NAME = re.compile(r"(policy|reward)-(\d{4,})")
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+T = TypeVar("T")
 
 
 class ModelRegistry:
     """
-    Versioned policies and reward models in a local folder.
+    Versioned policies and reward models, in a local folder or in a repository of the Hugging Face Hub.
 
     Args:
-        root (`str` or `Path`):
-            The folder; made when the first version is published.
+        location (`str` or `Path`):
+            A folder, or `hf://owner/name`; made when the first version is published, the repository as a private one.
+        hub (`HfApi`, *optional*):
+            Client of the Hub. Defaults to the one that the variables `HF_ENDPOINT` and `HF_TOKEN` describe.
 
     Example:
 
@@ -41,8 +46,13 @@ class ModelRegistry:
     ```
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, location: str | Path, *, hub: HfApi | None = None) -> None:
+        self._storage = _open_storage(location, hub)
+
+    @property
+    def location(self) -> str:
+        """Where the registry is, as it was named."""
+        return self._storage.location
 
     def publish(
         self,
@@ -93,21 +103,16 @@ class ModelRegistry:
             prompt_interval=prompt_interval,
             reward_versions=tuple(reward_versions),
             metrics={name: value for name, value in (metrics or {}).items() if math.isfinite(value)},
-            config=plain(config or {}),
+            config=plain("config", config or {}),
         )
-        with self._staging() as folder:
+        with self._storage.staging() as folder:
             write(folder)
-            draft = replace(draft, checksums=seal_files(folder))
-            with self._locked():
-                version = replace(draft, name=self._take_name(role))
-                write_manifest(folder, version)
-                self._place(folder, self._folder(version.name))
-        return version
+            return self._storage.place(folder, replace(draft, checksums=seal_files(folder)))
 
     def versions(self, role: ModelRole) -> list[ModelVersion]:
         """Returns all versions of a role, oldest first."""
-        state = self._state()
-        return [self._read(name, state) for name in self._names(role)]
+        state = self._storage.state()
+        return [self._read(name, state) for name in self._storage.names(role)]
 
     def get(self, name: str) -> ModelVersion:
         """
@@ -117,17 +122,34 @@ class ModelRegistry:
             [`RegistryError`]: if there is none of that name.
         """
         self._check_exists(name)
-        return self._read(name, self._state())
+        return self._read(name, self._storage.state())
 
     def path(self, name: str) -> Path:
         """
-        Returns the folder of a version, to be passed to `from_pretrained`.
+        Returns the folder of a version, to be passed to `from_pretrained`, once its files are known to be whole.
 
         Raises:
-            [`RegistryError`]: if there is none of that name.
+            [`RegistryError`]: if there is none of that name, if a file was changed, removed or added since it was
+                published (the message names each), or if its weights were pruned.
         """
-        self._check_exists(name)
-        return self._folder(name)
+        version = self.get(name)
+        self._storage.state().check_has_weights(name)
+        folder = self._storage.folder(name)
+        problems = changed_files(folder, version.checksums)
+        if problems:
+            raise RegistryError(
+                f"the files of {name} in {folder} are not as they were published: {', '.join(problems)}"
+            )
+        return folder
+
+    def verify(self, name: str) -> None:
+        """
+        Compares the files of a version with the checksums taken when it was published.
+
+        Raises:
+            [`RegistryError`]: as [`path`] does.
+        """
+        self.path(name)
 
     def consumed(self, name: str) -> Consumed:
         """
@@ -136,27 +158,45 @@ class ModelRegistry:
         Raises:
             [`RegistryError`]: if there is none of that name, or the record is damaged.
         """
-        return Consumed.read(self.path(name))
+        self._check_exists(name)
+        text = self._storage.text(name, CONSUMED)
+        return Consumed() if text is None else Consumed.load(text, where=f"the {CONSUMED} of {name}")
 
-    def verify(self, name: str) -> None:
+    def record_evaluation(self, name: str, record: EvaluationRecord) -> None:
         """
-        Compares the files of a version with the checksums taken when it was published.
+        Adds what was measured of a version to what is known of it. Nothing that is there is changed.
+
+        Args:
+            name (`str`):
+                A version.
+            record ([`~online_trl.types.EvaluationRecord`]):
+                What was measured.
 
         Raises:
-            [`RegistryError`]: if a file was changed, removed or added; the message names each.
+            [`RegistryError`]: if there is no such version, or if JSON cannot hold the figures.
         """
-        problems = changed_files(self.path(name), self.get(name).checksums)
-        if problems:
-            raise RegistryError(f"the files of {name} are not as they were published: {', '.join(problems)}")
+        self._check_exists(name)
+        content = asdict(record) | {"figures": plain("figures", record.figures), "at": record.at.isoformat()}
+        self._storage.add_evaluation(name, json.dumps(content, indent=2, ensure_ascii=False))
+
+    def evaluations(self, name: str) -> list[EvaluationRecord]:
+        """
+        Returns what was measured of a version since it was published, oldest first.
+
+        Raises:
+            [`RegistryError`]: if there is no such version, or if a record is damaged.
+        """
+        self._check_exists(name)
+        return [_load_evaluation(name, text) for text in self._storage.evaluations(name)]
 
     def live(self, role: ModelRole) -> ModelVersion | None:
         """Returns the version in service, or `None` before the first promotion."""
-        state = self._state()
+        state = self._storage.state()
         return self._read(state.live[role][-1], state) if state.live[role] else None
 
     def history(self, role: ModelRole) -> list[Promotion]:
         """Returns every change of the version in service, oldest first."""
-        return [promotion for promotion in self._state().promotions if role_of(promotion.version) is role]
+        return [promotion for promotion in self._storage.state().promotions if role_of(promotion.version) is role]
 
     def promote(self, name: str, reason: str) -> ModelVersion:
         """
@@ -172,13 +212,7 @@ class ModelRegistry:
         Raises:
             [`RegistryError`]: if there is no such version, or if it was refused.
         """
-        with self._changing(name) as state:
-            status, why = state.standing(name)
-            if status is VersionStatus.REFUSED:
-                raise RegistryError(f"{name} was refused and cannot go into service: {why}")
-            if status is not VersionStatus.LIVE:
-                state.put_into_service(name, reason)
-        return self.get(name)
+        return self._change(name, lambda state: state.promote(name, reason))
 
     def refuse(self, name: str, reason: str) -> ModelVersion:
         """
@@ -193,13 +227,7 @@ class ModelRegistry:
         Raises:
             [`RegistryError`]: if there is no such version, or if it is live or retired.
         """
-        with self._changing(name) as state:
-            status, _ = state.standing(name)
-            if status in (VersionStatus.LIVE, VersionStatus.RETIRED):
-                raise RegistryError(f"{name} is {status.value}; only a candidate can be refused")
-            if status is VersionStatus.CANDIDATE:
-                state.settled[name] = (VersionStatus.REFUSED, reason)
-        return self.get(name)
+        return self._change(name, lambda state: state.refuse(name, reason))
 
     def abandon(self, name: str, reason: str) -> ModelVersion:
         """
@@ -215,15 +243,9 @@ class ModelRegistry:
         Raises:
             [`RegistryError`]: if there is no such version, or if it is live.
         """
-        with self._changing(name) as state:
-            if state.standing(name)[0] is VersionStatus.LIVE:
-                raise RegistryError(f"{name} is live; promote another version or roll back before abandoning it")
-            state.settled[name] = (VersionStatus.ABANDONED, reason)
-            line = state.live[role_of(name)]
-            line[:] = [other for other in line if other != name]
-        return self.get(name)
+        return self._change(name, lambda state: state.abandon(name, reason))
 
-    def rollback(self, role: ModelRole, reason: str) -> ModelVersion:
+    def rollback(self, role: ModelRole, reason: str, *, version: str | None = None) -> ModelVersion:
         """
         Puts the version that was live before the present one back into service.
 
@@ -232,103 +254,122 @@ class ModelRegistry:
                 Whose version.
             reason (`str`):
                 Why, in words.
+            version (`str`, *optional*):
+                The version to take out of service. Without it, whichever is live.
 
         Raises:
-            [`RegistryError`]: if there is no earlier version to go back to.
+            [`RegistryError`]: if there is no earlier version to go back to, or if `version` is not live.
         """
-        with self._changing() as state:
-            line = state.live[role]
-            if len(line) < 2:
-                present = f"no version was live before {line[-1]}" if line else f"no {role.value} version is live"
-                raise RegistryError(f"nothing to roll back to: {present}")
-            name = line[-2]
-            state.put_into_service(name, reason)
-        return self.get(name)
+        return self.get(self._storage.change(lambda state: state.rollback(role, reason, version=version)))
 
-    def _folder(self, name: str) -> Path:
-        return self.root / _FOLDERS[role_of(name)] / name
+    def canary(self) -> Canary | None:
+        """Returns the canary that runs, if there is one."""
+        return self._storage.state().canary
 
-    def _names(self, role: ModelRole) -> list[str]:
-        folder = self.root / _FOLDERS[role]
-        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-        return sorted((name for name in names if _NAME.fullmatch(name)), key=_number)
+    def canaries(self) -> list[Canary]:
+        """Returns every canary, oldest first."""
+        return self._storage.state().canaries
+
+    def start_canary(self, name: str, share: float) -> Canary:
+        """
+        Begins to answer a share of the users with a candidate, on every server that follows the registry. It ends with
+        [`end_canary`], and whenever the candidate is promoted or refused or another policy goes into service.
+
+        Args:
+            name (`str`):
+                A policy that is a candidate.
+            share (`float`):
+                Share of the users, between 0 and 1.
+
+        Raises:
+            [`RegistryError`]: if there is no such candidate, if no policy is live, or if another canary is running.
+        """
+        self._check_exists(name)
+        return self._storage.change(lambda state: state.start_canary(name, share))
+
+    def end_canary(self, name: str, reason: str, *, promote: bool) -> Canary:
+        """
+        Ends a canary: its candidate goes into service, or is refused.
+
+        Args:
+            name (`str`):
+                The candidate, so that the decision on one canary cannot end another.
+            reason (`str`):
+                Why, in words.
+            promote (`bool`):
+                Whether it goes into service.
+
+        Raises:
+            [`RegistryError`]: if no canary of this version is running.
+        """
+        return self._storage.change(lambda state: state.end_canary(name, reason, promote=promote))
+
+    def prune(self, role: ModelRole, *, keep: int, older_than: timedelta | None = None) -> list[str]:
+        """
+        Removes the weights of old versions. What is known of them stays, so that the lineage of later ones can be
+        told. Never removed are the version in service, the one that a rollback goes to, the candidate of a canary, and
+        the first policy, which all others are compared with.
+
+        Args:
+            role ([`~online_trl.types.ModelRole`]):
+                Whose versions.
+            keep (`int`):
+                How many of the newest to keep.
+            older_than (`timedelta`, *optional*):
+                Keeps those that were published since.
+
+        Returns:
+            `list[str]`: The versions whose weights were removed now.
+        """
+        versions = self.versions(role)
+        since = utcnow() - (older_than or timedelta())
+        old = [version for version in versions[: max(0, len(versions) - keep)] if version.created_at <= since]
+        base = {version.name for version in versions[:1] if role is ModelRole.POLICY}
+
+        def mark(state: RegistryState) -> list[str]:
+            kept = state.needed(role) | base | state.pruned.keys()
+            names = [version.name for version in old if version.name not in kept]
+            state.prune(names)
+            return names
+
+        names = self._storage.change(mark)
+        # A process that died after marking left weights behind that nobody can load.
+        self._storage.remove_weights([name for name in self._storage.state().pruned if role_of(name) is role])
+        return names
 
     def _check_exists(self, name: str) -> None:
-        if _NAME.fullmatch(name) and (self._folder(name) / MANIFEST).is_file():
+        if is_name(name) and self._storage.exists(name):
             return
-        names = [known for role in ModelRole for known in self._names(role)]
+        names = [known for role in ModelRole for known in self._storage.names(role)]
         near = difflib.get_close_matches(name, names) or names
         hint = f"there is {', '.join(near)}" if near else "it is empty"
-        raise RegistryError(f"the registry {self.root} has no version `{name}`; {hint}")
-
-    def _state(self) -> RegistryState:
-        return RegistryState.read(self.root / "live.json")
+        raise RegistryError(f"the registry {self.location} has no version `{name}`; {hint}")
 
     def _read(self, name: str, state: RegistryState) -> ModelVersion:
         status, reason = state.standing(name)
-        return replace(read_manifest(self._folder(name)), status=status, reason=reason)
+        return replace(self._storage.manifest(name), status=status, reason=reason, pruned_at=state.pruned.get(name))
 
-    def _take_name(self, role: ModelRole) -> str:
-        """Counts on from the largest number ever taken, so that the name of a deleted version does not come back."""
-        state = self._state()
-        state.numbers[role] = 1 + max([state.numbers[role], *map(_number, self._names(role))])
-        state.replace(self.root / "live.json")
-        return f"{role.value}-{state.numbers[role]:04d}"
-
-    def _place(self, folder: Path, target: Path) -> None:
-        target.parent.mkdir(exist_ok=True)
-        folder.rename(target)
-        sync(target.parent)
-        sync(self.root)
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.root / ".lock", "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    @contextlib.contextmanager
-    def _changing(self, name: str | None = None) -> Iterator[RegistryState]:
-        if name is not None:
-            self._check_exists(name)
-        with self._locked():
-            state = self._state()
-            yield state
-            state.replace(self.root / "live.json")
-
-    @contextlib.contextmanager
-    def _staging(self) -> Iterator[Path]:
-        """An empty folder on the registry's file system, locked for as long as its publisher lives."""
-        folder = self.root / ".staging" / new_id()
-        with self._locked():
-            folder.parent.mkdir(exist_ok=True)
-            _remove_abandoned(folder.parent)
-            folder.mkdir()
-            descriptor = os.open(folder, os.O_RDONLY)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        try:
-            yield folder
-        finally:
-            with self._locked():
-                if folder.exists():
-                    shutil.rmtree(folder)
-            os.close(descriptor)
+    def _change(self, name: str, apply: Callable[[RegistryState], None]) -> ModelVersion:
+        self._check_exists(name)
+        self._storage.change(apply)
+        return self.get(name)
 
 
-def _number(name: str) -> int:
-    return int(name.rpartition("-")[2])
+def _open_storage(location: str | Path, hub: HfApi | None) -> Storage:
+    scheme, separator, rest = str(location).partition("://")
+    if not separator:
+        return FolderStorage(Path(location))
+    if scheme != "hf":
+        raise RegistryError(f"a registry is a folder or hf://owner/name, and {location} is neither")
+    # Most registries are folders, which need no client of the Hub.
+    from .hub import HubStorage
+
+    return HubStorage(rest, hub)
 
 
-def _remove_abandoned(staging: Path) -> None:
-    """Removes the folders of publishers that died: a lock ends with its process."""
-    for folder in staging.iterdir():
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
-            shutil.rmtree(folder)
-        finally:
-            os.close(descriptor)
+def _load_evaluation(name: str, text: str) -> EvaluationRecord:
+    try:
+        content = json.loads(text)
+        return EvaluationRecord(**content | {"at": datetime.fromisoformat(content["at"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise RegistryError(f"an evaluation of {name} is damaged: {error!r}") from error

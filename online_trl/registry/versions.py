@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..types import ModelRole, ModelVersion
-from .state import RegistryError, sync, write_durably
-
-MANIFEST = "version.json"
+from .errors import RegistryError
+from .layout import MANIFEST, sync, write_durably
 
 
 def copy_model(source: str | Path) -> Callable[[Path], None]:
@@ -33,19 +32,19 @@ def copy_model(source: str | Path) -> Callable[[Path], None]:
     return write
 
 
-def plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings as a dictionary, or raises a [`RegistryError`] that names the one that JSON cannot hold."""
-    for key, value in config.items():
+def plain(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns values as a dictionary, or raises a [`RegistryError`] that names the one that JSON cannot hold."""
+    for key, value in values.items():
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise RegistryError(f"`config` holds {key}={value!r}, which cannot be kept as JSON: {error}") from error
-    return dict(config)
+            raise RegistryError(f"`{what}` holds {key}={value!r}, which cannot be kept as JSON: {error}") from error
+    return dict(values)
 
 
 def seal_files(folder: Path) -> dict[str, str]:
     """Brings the files of a new version to the disk and returns their checksums, by relative path."""
-    files = _files(folder)
+    files = files_of(folder)
     if not files:
         raise RegistryError("`write` put no file into the folder of the new version; nothing was published")
     if (folder / MANIFEST).exists():
@@ -59,7 +58,7 @@ def seal_files(folder: Path) -> dict[str, str]:
 
 def changed_files(folder: Path, checksums: Mapping[str, str]) -> list[str]:
     """Returns one phrase for each file that is not as it was published."""
-    found = {path: file_sha256(folder / path) for path in _files(folder) if path != MANIFEST}
+    found = {path: file_sha256(folder / path) for path in files_of(folder) if path != MANIFEST}
     return [
         *(f"`{path}` is missing" for path in sorted(checksums.keys() - found.keys())),
         *(f"`{path}` was added" for path in sorted(found.keys() - checksums.keys())),
@@ -72,20 +71,19 @@ def changed_files(folder: Path, checksums: Mapping[str, str]) -> list[str]:
 
 
 def write_manifest(folder: Path, version: ModelVersion) -> None:
-    """Writes what was fixed at publication: everything but the status and its reason."""
+    """Writes what is fixed at publication, and nothing of what becomes of a version."""
     content = asdict(version) | {"role": version.role.value, "created_at": version.created_at.isoformat()}
-    del content["status"], content["reason"]
+    del content["status"], content["reason"], content["pruned_at"]
     write_durably(folder / MANIFEST, json.dumps(content, indent=2, ensure_ascii=False))
     sync(folder)
 
 
-def read_manifest(folder: Path) -> ModelVersion:
-    """Returns the version in a folder as it was published."""
-    path = folder / MANIFEST
+def load_manifest(text: str, *, where: str) -> ModelVersion:
+    """Returns a version as it was published."""
     try:
-        return _load(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RegistryError(f"{path} cannot be read: {error!r}") from error
+        return _load(json.loads(text))
+    except (ValueError, KeyError, TypeError) as error:
+        raise RegistryError(f"{where} cannot be read: {error!r}") from error
 
 
 def _load(content: dict[str, Any]) -> ModelVersion:
@@ -99,7 +97,8 @@ def _load(content: dict[str, Any]) -> ModelVersion:
     return ModelVersion(**content | restored)
 
 
-def _files(folder: Path) -> list[str]:
+def files_of(folder: Path) -> list[str]:
+    """Returns the relative path of each file in a folder and below it."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 

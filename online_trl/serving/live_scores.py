@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..registry import ModelRegistry, RegistryError
@@ -129,6 +128,4 @@ def _load(registry: ModelRegistry, version: str) -> RewardScorer:
 
     from ..rewards.scorer import RewardScorer
 
-    registry.verify(version)
-    path: Path = registry.path(version)
-    return RewardScorer(path, device="cuda" if torch.cuda.is_available() else "cpu")
+    return RewardScorer(registry.path(version), device="cuda" if torch.cuda.is_available() else "cpu")

@@ -61,8 +61,8 @@ def serve(
         store_url (`str`):
             URL of the feedback log.
         registry_root (`str` or `Path`, *optional*):
-            A registry; its live policy is served, and followed when another becomes live. Give this, `policy` or
-            `upstream`.
+            A registry, a folder or `hf://owner/name`; its live policy is served, and followed when another becomes
+            live. Give this, `policy` or `upstream`.
         policy (`str`, *optional*):
             One model to serve: a folder or a hub id.
         upstream (`str`, *optional*):

@@ -41,7 +41,7 @@ def deployed(folder: Path, policy_folders: list[Path], **settings: Any) -> Itera
     with ExitStack() as stack:
         server = stack.enter_context(
             ServerProcess(
-                store_url=store_url, registry_root=registry.root, log=folder / "server.log", settings=settings
+                store_url=store_url, registry_root=registry.location, log=folder / "server.log", settings=settings
             )
         )
         yield Deployment(
