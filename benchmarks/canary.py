@@ -2,7 +2,7 @@
 How often a canary is promoted or rolled back by mistake, and how many judgements it takes to find a real difference.
 
 Users arrive over the whole time and come back, each with a leniency and a readiness to respond of their own; one
-answer in five gets a thumb. The decision is asked for every 250 judgements. Beside it stands what a test for a fixed
+answer in five gets a thumb. The decision is asked for every 500 judgements. Beside it stands what a test for a fixed
 sample, clustered by user as well, would have decided at the same looks.
 """
 
@@ -25,7 +25,7 @@ BASE = 0.6
 LIKENESS = 0.2  # correlation of two judgements of one user
 RESPONSE_RATE = 0.2
 PER_USER = 5  # judgements
-LOOK = 250  # judgements
+LOOK = 500  # judgements
 CHUNK = 50  # canaries simulated at a time
 Z = 1.645
 
@@ -41,6 +41,7 @@ class Group:
     answers: np.ndarray
     responses: np.ndarray
     ups: np.ndarray
+    known: int = 1
 
     @classmethod
     def draw(cls, rng: np.random.Generator, canaries: int, users: int, satisfaction: float) -> Group:
@@ -53,7 +54,8 @@ class Group:
     def answer(self, rng: np.random.Generator, count: int, known: float) -> None:
         """Answers questions of those who have come so far, and takes their thumbs."""
         canaries, users = self.leniency.shape
-        who = (rng.random((canaries, count)) * max(1, int(known * users))).astype(int)
+        self.known = max(1, int(known * users))
+        who = (rng.random((canaries, count)) * self.known).astype(int)
         who += np.arange(canaries)[:, None] * users
         responded = who[rng.random(who.shape) < self.readiness.ravel()[who]]
         liked = responded[rng.random(responded.size) < self.leniency.ravel()[responded]]
@@ -62,15 +64,18 @@ class Group:
 
     def keep(self, rows: np.ndarray) -> None:
         for name, values in vars(self).items():
-            setattr(self, name, values[rows])
+            if name != "known":
+                setattr(self, name, values[rows])
 
     @property
     def score(self) -> ClusteredMean:
-        return clustered_mean(UserTotals(self.responses, self.ups, self.ups))
+        responses, ups = self.responses[:, : self.known], self.ups[:, : self.known]
+        return clustered_mean(UserTotals(responses, ups, ups))
 
     @property
     def response(self) -> ClusteredMean:
-        return clustered_mean(UserTotals(self.answers, self.responses, self.responses))
+        answers, responses = self.answers[:, : self.known], self.responses[:, : self.known]
+        return clustered_mean(UserTotals(answers, responses, responses))
 
 
 def play(

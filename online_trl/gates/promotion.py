@@ -54,18 +54,19 @@ class Budget:
 
 
 DEFAULT_BUDGETS: Mapping[str, Budget] = {
-    "task_performance": Budget(fall=0.02),
+    "task": Budget(fall=0.02),
+    "harness": Budget(fall=0.02),
     "heldout_reward": Budget(fall=0.1),
     "response_rate": Budget(fall=0.1, relative=True),
-    "refusal_rate": Budget(rise=0.02),
+    "refusals": Budget(rise=0.02),
     "repetition": Budget(rise=0.05),
     "length": Budget(fall=0.67, rise=2.0, relative=True),
     "kl": Budget(rise=50.0),
 }
 """
-What a guard may lose where nothing else is said. Shares in [0, 1], the held-out reward in its standard deviations, KL
-in nats per answer from the reference, whose own is 0: a guard against collapse rather than a goal, as it grows with
-length.
+How far guard metrics may move where nothing else is said. Shares in [0, 1], the held-out reward in its standard
+deviations, lengths as shares of the incumbent's, KL in nats per answer from the reference, whose own is 0: a guard
+against collapse rather than a goal, as it grows with the length of answers. `task` stands for each `task/NAME`, too.
 """
 
 
@@ -81,7 +82,8 @@ class PromotionThresholds:
             How far below that, or below an equal satisfaction, the 95 % interval of a rise may reach. Feedback is
             sparse: 0 asks for proof of every small step, which takes hundreds of comparisons.
         budgets (`dict[str, Budget]`, *optional*):
-            Of each guard metric, what differs from [`DEFAULT_BUDGETS`]. A metric named here has to be measured.
+            Of each guard metric, what differs from [`DEFAULT_BUDGETS`]. A metric named here has to be measured; `task`
+            names each `task/NAME` that has no budget of its own.
     """
 
     min_win_rate: float = 0.5
@@ -189,11 +191,16 @@ def _rise(goals: list[_Goal]) -> _Check:
 def _guard_checks(guards: Mapping[str, GuardMeasurement], budgets: Mapping[str, Budget]) -> Iterator[_Check]:
     known = {**DEFAULT_BUDGETS, **budgets}
     for name, guard in guards.items():
-        if name not in known:
+        budget = known.get(name) or known.get(_family(name))
+        if budget is None:
             raise ValueError(f"the guard `{name}` has no budget; name it among `budgets`, or leave it out")
-        yield _guard_check(name, guard, known[name])
-    for name in budgets.keys() - guards.keys():
+        yield _guard_check(name, guard, budget)
+    for name in sorted(budgets.keys() - guards.keys() - {_family(measured) for measured in guards}):
         yield GateCheck(name, math.nan, math.nan, False), f"{name}, which has a budget, was not measured"
+
+
+def _family(name: str) -> str:
+    return name.partition("/")[0]
 
 
 def _guard_check(name: str, guard: GuardMeasurement, budget: Budget) -> _Check:

@@ -37,19 +37,19 @@ def test_a_policy_that_users_prefer_is_promoted():
 def test_thumbs_alone_do_not_promote_what_pays_for_them_elsewhere():
     # What preceded the rollback of GPT-4o in 2025: users voted for an answer that had become worse in all else.
     guards = {
-        "task_performance": GuardMeasurement(0.55, 0.61),
+        "task/returns": GuardMeasurement(0.55, 0.61),
         "heldout_reward": GuardMeasurement(-0.4, 0.0),
-        "refusal_rate": GuardMeasurement(0.02, 0.05),
+        "refusals": GuardMeasurement(0.02, 0.05),
         "length": GuardMeasurement(45.0, 12.0),
         "kl": GuardMeasurement(80.0, 0.0),
         "response_rate": GuardMeasurement(0.07, 0.1),
     }
     decision = promote(win_rate=Estimate(0.8, 0.75, 0.85, 400), guards=guards)
     assert not decision.accepted
-    assert failed(decision) == ["kl", "length", "task_performance", "heldout_reward", "response_rate"]
+    assert failed(decision) == ["kl", "length", "task/returns", "heldout_reward", "response_rate"]
     assert decision.reason == (
         "refused: kl rose from 0 to 80, beyond its budget of 50; length rose from 12 to 45, beyond its budget of 36; "
-        "task_performance fell from 0.61 to 0.55, beyond its budget of 0.59; "
+        "task/returns fell from 0.61 to 0.55, beyond its budget of 0.59; "
         "heldout_reward fell from 0 to -0.4, beyond its budget of -0.1; "
         "response_rate fell from 0.1 to 0.07, beyond its budget of 0.09"
     )
@@ -76,9 +76,9 @@ def test_thumbs_alone_do_not_promote_what_pays_for_them_elsewhere():
             "length fell from 10 to 2, beyond its budget of 3.3",
         ),
         (
-            {"guards": {"refusal_rate": GuardMeasurement(0.1, 0.05)}},
-            "refusal_rate",
-            "refusal_rate rose from 0.05 to 0.1, beyond its budget of 0.07",
+            {"guards": {"refusals": GuardMeasurement(0.1, 0.05)}},
+            "refusals",
+            "refusals rose from 0.05 to 0.1, beyond its budget of 0.07",
         ),
     ],
 )
@@ -141,9 +141,19 @@ def test_thresholds_can_be_set():
 
 
 def test_a_guard_that_was_asked_for_has_to_be_measured():
-    thresholds = PromotionThresholds(budgets={"task_performance": Budget(fall=0.01)})
-    decision = promote(thresholds=thresholds)
-    assert decision.reason == "refused: task_performance, which has a budget, was not measured"
+    thresholds = PromotionThresholds(budgets={"task": Budget(fall=0.01), "heldout_reward": Budget(fall=0.1)})
+    reasons = promote(thresholds=thresholds).reason
+    assert reasons == (
+        "refused: heldout_reward, which has a budget, was not measured; task, which has a budget, was not measured"
+    )
+    measured = {"task/a": GuardMeasurement(0.6, 0.605), "heldout_reward": GuardMeasurement(0.0, 0.0)}
+    assert promote(guards=measured, thresholds=thresholds).accepted
+
+
+def test_one_task_may_have_a_budget_of_its_own():
+    guards = {"task/a": GuardMeasurement(0.5, 0.54), "task/b": GuardMeasurement(0.5, 0.54)}
+    thresholds = PromotionThresholds(budgets={"task/a": Budget(fall=0.05)})
+    assert failed(promote(guards=guards, thresholds=thresholds)) == ["task/b"]
 
 
 def test_a_guard_needs_a_budget():
