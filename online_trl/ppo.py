@@ -43,6 +43,15 @@ IN_REWARD, IN_LOSS = "reward", "loss"
 # Those of TRL's losses that clip the ratio from both sides, which is what makes it PPO.
 _CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo")
 
+_CITATION = """\
+@article{ziegler2019finetuning,
+    title  = {{Fine-Tuning Language Models from Human Preferences}},
+    author = {Daniel M. Ziegler and Nisan Stiennon and Jeffrey Wu and Tom B. Brown and Alec Radford and Dario Amodei
+              and Paul Christiano and Geoffrey Irving},
+    year   = 2019,
+    eprint = {arXiv:1909.08593},
+}"""
+
 
 @dataclass
 class OnlinePPOConfig(OnlineArguments, GRPOConfig):
@@ -191,8 +200,14 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
     """
 
     config_type = OnlinePPOConfig
-    _tag_names: ClassVar[list[str]] = ["trl", "ppo"]
+    _tag_names: ClassVar[list[str]] = ["trl", "ppo", "online-trl"]
     _name = "PPO"
+    # Otherwise the card of the model would cite GRPO's.
+    _paper: ClassVar[dict[str, str]] = {
+        "title": "Fine-Tuning Language Models from Human Preferences",
+        "id": "1909.08593",
+        "citation": _CITATION,
+    }
 
     def __init__(
         self,

@@ -18,6 +18,8 @@ SETTINGS = {
     "gradient_checkpointing": False,
     "dataloader_pin_memory": False,
 }
+# Those of TRL's `_compute_loss`, which the contract test reads it for.
+LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")
 REWARD = {"learning_rate": 1e-3, "per_device_train_batch_size": 8}
 
 

@@ -41,9 +41,9 @@ def test_empty_completions_are_scored_and_learned_from(kind, tiny_policy, tmp_pa
     assert_finite(trainer)
 
 
-def test_a_batch_in_which_every_completion_is_cut_off_teaches_nothing(tiny_policy, tmp_path, prompts):
+def test_a_batch_in_which_every_completion_is_cut_off_teaches_nothing(kind, tiny_policy, tmp_path, prompts):
     settings = {"mask_truncated_completions": True, "max_completion_length": 1, "beta": 0.0, "max_steps": 1}
-    trainer = make("grpo", tiny_policy, tmp_path, brevity, prompts, **settings)
+    trainer = make(kind, tiny_policy, tmp_path, brevity, prompts, **settings)
     before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
     trainer.train()
     assert logged(trainer, "completions/clipped_ratio")[0] == 1.0

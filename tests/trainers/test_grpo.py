@@ -16,10 +16,7 @@ from hub_server import hub_server
 from online_trl.grpo import OnlineGRPOConfig, OnlineGRPOTrainer
 from online_trl.rewards.scorer import LiveReward
 from online_trl.rewards.sources import RewardSource
-from trainer_runs import REWARD, SETTINGS, brevity, logged, make
-
-# Those that the contract test finds in TRL's `_compute_loss`.
-LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")
+from trainer_runs import LOSS_TYPES, REWARD, SETTINGS, brevity, logged, make
 
 
 def losses(trainer_type, config_type, model, output_dir, prompts, **settings):

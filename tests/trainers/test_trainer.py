@@ -13,6 +13,7 @@ import pandas
 import pytest
 from datasets import Dataset
 from fastapi import Response
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -134,6 +135,14 @@ def test_the_policy_is_saved_without_the_critic_and_loads_in_plain_transformers(
     assert not report["missing_keys"]
     assert not any(key.startswith("critic") for key in load_file(tmp_path / "saved" / "model.safetensors"))
     assert (tmp_path / "saved" / "critic").is_dir() == (kind == "ppo")
+
+
+@pytest.mark.parametrize(("kind", "paper"), [("grpo", "2402.03300"), ("ppo", "1909.08593")])
+def test_the_model_card_names_the_method_and_its_paper(kind, paper, tiny_policy, tmp_path, prompts):
+    make(kind, tiny_policy, tmp_path, brevity, prompts).create_model_card()
+    card = ModelCard.load(tmp_path / "README.md")
+    assert {"trl", kind, "online-trl"} <= set(card.data.tags)
+    assert f"arxiv.org/abs/{paper}" in card.text.replace("huggingface.co/papers", "arxiv.org/abs")
 
 
 def test_plain_prompts_beside_a_log_are_refused_before_a_model_is_loaded(store, tmp_path):
