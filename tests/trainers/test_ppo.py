@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
 from online_trl.config import ConfigError
 from online_trl.ppo import OnlinePPOConfig
+from online_trl.registry import ModelRegistry
+from online_trl.rewards.anchors import Anchor, AnchorSet, Standard
+from online_trl.rewards.scorer import LiveReward, RewardScorer
+from online_trl.types import ModelRole
 from trainer_runs import brevity, logged, make, ones
 
 ROOT = Path(__file__).parents[2]
@@ -188,3 +193,58 @@ def test_two_processes_train_save_and_resume_a_critic(accelerate_config, kinds, 
         assert all(weight.equal(gathered[prefix + name]) for name, weight in critic.items())
         (policy,) = (folder / "saved").glob("*.safetensors")
         assert not any("critic" in name or "score" in name for name in load_file(policy))
+
+
+class SwapAt(TrainerCallback):
+    """Puts a reward version into service, as a process beside the trainer would."""
+
+    def __init__(self, registry, version, step):
+        self.registry, self.version, self.step = registry, version, step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.registry.promote(self.version, "a test")
+
+
+def publish_rewards(registry, policy, *, scales, with_anchors):
+    """Publishes reward models whose raw scores differ in scale, and so in their mean; the first one goes live."""
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(policy, num_labels=1)
+    anchors = tuple(
+        Anchor([{"role": "user", "content": f"seed {index}"}, {"role": "assistant", "content": "quick dog" * index}])
+        for index in range(16)
+    )
+    head = torch.randn_like(model.score.weight)
+    names = []
+    for scale in scales:
+        torch.nn.init.zeros_(model.score.weight).data.add_(scale * head)
+
+        def write(folder):
+            model.save_pretrained(folder)
+            AutoTokenizer.from_pretrained(policy).save_pretrained(folder)
+            if with_anchors:
+                scores = RewardScorer(folder).raw_scores([anchor.conversation for anchor in anchors])
+                Standard(AnchorSet(anchors), scores.tolist()).write(folder)
+
+        names.append(registry.publish(ModelRole.REWARD, write).name)
+    registry.promote(names[0], "a test")
+    return names
+
+
+def test_a_swap_of_the_reward_model_does_not_shake_the_values(tiny_policy, tmp_path, prompts):
+    def value_losses(folder, *, with_anchors):
+        registry = ModelRegistry(tmp_path / folder)
+        _, larger = publish_rewards(registry, tiny_policy, scales=(1.0, 10.0), with_anchors=with_anchors)
+        settings = {"refresh_mode": "follow", "num_iterations": 1, "cliprange_value": 5.0, "vf_coef": 1.0}
+        settings |= {"max_steps": 12, "per_device_train_batch_size": 16}
+        trainer = make("ppo", tiny_policy, tmp_path / "out", [LiveReward(registry)], prompts, **settings)
+        trainer.callback_handler.callbacks.insert(0, SwapAt(registry, larger, 8))
+        trainer.train()
+        assert trainer.live_reward.versions_used == ["reward-0001", "reward-0002"]
+        losses = logged(trainer, "value_loss")
+        return sum(losses[:8]) / 8, max(losses[8:])
+
+    before, after = value_losses("standardised", with_anchors=True)
+    assert after < 2 * before
+    before, after = value_losses("raw", with_anchors=False)
+    assert after > 20 * before
