@@ -28,22 +28,8 @@ def vowels(completions, worth, **columns):
 
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_the_reward_of_questions_never_trained_on_rises(kind, tiny_policy, tmp_path):
-    settings = {
-        "learning_rate": 1e-2,
-        "per_device_train_batch_size": 16,
-        "per_device_eval_batch_size": 32,
-        "beta": 0.0,
-    }
-    trainer = make(
-        kind,
-        tiny_policy,
-        tmp_path,
-        vowels,
-        questions(0, 32),
-        per_device_eval_batch_size=32,
-        **settings,
-        **SETTINGS[kind],
-    )
+    settings = {"learning_rate": 1e-2, "per_device_train_batch_size": 16, "per_device_eval_batch_size": 32}
+    trainer = make(kind, tiny_policy, tmp_path, vowels, questions(0, 32), beta=0.0, **settings, **SETTINGS[kind])
     unseen = questions(100, 116)
     before = trainer.evaluate(unseen)["eval_reward"]
     trainer.train()
