@@ -68,10 +68,16 @@ def load_reward_function(path: str) -> RewardFunction:
 
 def name_of(function: Any) -> str:
     """Returns what TRL calls a reward function, or an object that is called like one, in its logs."""
-    while isinstance(function, functools.partial):
-        function = function.func
+    function = _inner(function)
     name: str = getattr(function, "__name__", type(function).__name__)
     return name
+
+
+def _inner(function: Any) -> Any:
+    """What a `functools.partial` calls in the end."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
 
 
 def guard_reward_function(
@@ -96,7 +102,8 @@ def guard_reward_function(
     """
     guard = _Guard(function, name, on_failure)
     # An object is async if its `__call__` is; TRL 1.12 sees that of functions only.
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+    inner = _inner(function)
+    if inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(type(inner).__call__):
 
         @functools.wraps(function, updated=())
         async def guarded_async(**batch: Any) -> Rewards:

@@ -102,7 +102,11 @@ def test_too_few_rewards_are_refused():
 
 @pytest.mark.parametrize(
     ("function", "name"),
-    [(Lengths(), "Lengths"), (functools.partial(length_async, unit=1), "length_async")],
+    [
+        (Lengths(), "Lengths"),
+        (functools.partial(length_async, unit=1), "length_async"),
+        (functools.partial(functools.partial(Lengths()), unit=1), "Lengths"),
+    ],
 )
 def test_what_is_called_like_an_async_function_is_awaited(function, name):
     guarded = guard_reward_function(function)
