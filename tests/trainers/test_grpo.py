@@ -224,6 +224,29 @@ def test_tools_are_called_and_an_environment_pays(live, calling_policy, tmp_path
     assert len(logged(trainer, "rewards/live_reward/mean")) == 1
 
 
+def test_a_rollout_of_ones_own_is_scored(live, tiny_policy, tmp_path, prompts):
+    told = []
+
+    def rollout(prompts, trainer):
+        encoded = trainer.processing_class.apply_chat_template(prompts, add_generation_prompt=True)["input_ids"]
+        answers = trainer.processing_class(["yes", "no"] * (len(prompts) // 2))["input_ids"]
+        zeros = [[0.0] * len(ids) for ids in answers]
+        turns = [len(prompt) for prompt in prompts]
+        return {"prompt_ids": encoded, "completion_ids": answers, "logprobs": zeros, "turns": turns}
+
+    def turns_taken(completions, turns, **columns):
+        told.extend(turns)
+        return [float(one) for one in turns]
+
+    live["reward_funcs"].append(turns_taken)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You are using 'rollout_func'")
+        trainer = run(live, tiny_policy, tmp_path, prompts, args={"rollout_func": rollout})
+    assert told == [1] * 16
+    assert logged(trainer, "rewards/brevity/mean") == pytest.approx([-0.25, -0.25])
+    assert logged(trainer, "rewards/live_reward/std")[0] > 0
+
+
 def test_vllm_is_left_to_trl(tiny_policy, tmp_path, prompts):
     # It cannot be installed where the tests run: TRL's own check is what the settings reach.
     with pytest.raises(ImportError, match="vLLM is not available"):
