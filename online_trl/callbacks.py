@@ -11,7 +11,6 @@ from .distributed import broadcast_from_main
 from .rewards.schedule import RefreshSchedule
 from .rewards.scorer import LiveReward
 from .stopping import StopSignal
-from .types import ModelRole
 
 
 class RefreshCallback(TrainerCallback):
@@ -62,7 +61,7 @@ class RefreshCallback(TrainerCallback):
 class FollowRewardCallback(TrainerCallback):
     """
     Takes over the reward version that somebody else, such as `recipes/reward_refresh.py`, puts into service: between
-    two policy steps, the same one on every rank.
+    two policy steps, the same one on every rank. See [`~online_trl.rewards.scorer.LiveReward.follow`].
 
     Args:
         live ([`~online_trl.rewards.scorer.LiveReward`]):
@@ -75,13 +74,7 @@ class FollowRewardCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        version = broadcast_from_main(self._name)
-        if version is not None and version != self.live.version:
-            self.live.load(version)
-
-    def _name(self) -> str | None:
-        version = self.live.registry.live(ModelRole.REWARD)
-        return version.name if version is not None else None
+        self.live.follow()
 
 
 class StepProgress(TrainerCallback):

@@ -160,15 +160,16 @@ class OnlineDataCollator:
         self.admits: Callable[[list[Message]], bool] = admits or (lambda prompt: True)
         self.seed = seed
         self.cursor = 0
-        # A checkpoint is written while the dataloader is already a batch or two ahead of the trainer, so the recent
-        # draws are kept: the one that the trainer is at is what counts.
-        self._draws: deque[Draw] = deque(maxlen=64)
-        self._batches = 0
+        self._batches = self._begins_at = 0
+        # A checkpoint is written while the dataloader is already a batch or two ahead of the trainer: how far the
+        # recent draws have read is kept, and a resumed run repeats those that were ahead.
+        self._read_upto: deque[int] = deque([0], maxlen=64)
+        self._to_repeat: deque[int] = deque()
 
     def __call__(self, features: list[Row]) -> list[Row]:
         """Returns the rank's slice of the generation batch with fresh prompts in place of some of its groups."""
         index, self._batches = self._batches, self._batches + 1
-        if index % self.generate_every != 0:
+        if index < self._begins_at or index % self.generate_every != 0:
             return features  # TRL reuses the completions of the last generation and does not look at these rows
         draw = self._draw()
         slots = self._slots(index // self.generate_every, len(draw.prompts))
@@ -178,24 +179,45 @@ class OnlineDataCollator:
             for position, row in enumerate(features)
         ]
 
-    def cursor_at(self, *, batches: int) -> int:
-        """Returns the cursor as of the trainer's own batch, for the checkpoint."""
-        return self._draw_at(batches).upto
+    def state_at(self, *, batches: int) -> dict[str, Any]:
+        """
+        Returns what a resumed run needs, as plain values: `cursor` is how far the log was read for the prompts that
+        the trainer has used, `ahead` how far for those that the dataloader holds ready for it.
 
-    def go_to(self, cursor: int) -> None:
-        """Goes back to the cursor of a checkpoint."""
-        self.cursor = cursor
-        self._draws.clear()
-        self._batches = 0
+        Args:
+            batches (`int`):
+                Batches of the dataloader that the trainer has used.
+        """
+        ahead = self._generations(self._batches) - self._generations(batches)
+        read = list(self._read_upto)
+        return {"cursor": read[-1 - ahead], "ahead": read[len(read) - ahead :]}
+
+    def go_to(self, state: dict[str, Any], *, batches: int, fetched_again: int = 0) -> None:
+        """
+        Goes back to a state of [`~OnlineDataCollator.state_at`].
+
+        Args:
+            state (`dict[str, Any]`), batches (`int`):
+                The state, and the `batches` that it is of.
+            fetched_again (`int`, *optional*, defaults to `0`):
+                How many of these the dataloader fetches again, and throws away, before the batch that comes next.
+        """
+        self.cursor, self._begins_at, self._batches = state["cursor"], batches, batches - fetched_again
+        self._read_upto = deque([self.cursor], maxlen=self._read_upto.maxlen)
+        self._to_repeat = deque(state["ahead"])
+
+    def _generations(self, batches: int) -> int:
+        return -(-batches // self.generate_every)
 
     def _draw(self) -> Draw:
-        draw: Draw = self.broadcast(self._read)
+        upto = self._to_repeat.popleft() if self._to_repeat else None
+        draw: Draw = self.broadcast(lambda: self._read(upto))
         self.cursor = draw.upto
-        self._draws.append(draw)
+        self._read_upto.append(draw.upto)
         return draw
 
-    def _read(self) -> Draw:
-        upto = self.store.latest_seq()
+    def _read(self, upto: int | None) -> Draw:
+        upto = self.store.latest_seq() if upto is None else upto
         wanted = round(self.fresh_fraction * self.num_prompts)
         fresh = self._fresh_prompts(wanted, upto) if wanted else []
         return Draw(prompts=tuple((one.interaction_id, one.prompt) for one in fresh), upto=upto)
@@ -214,14 +236,6 @@ class OnlineDataCollator:
             upto = (page[-1].seq or 0) - 1
         voices = {voice_of(row.user_id, row) for row in found}
         return _spread(found, wanted, max(self.max_user_share, 1 / max(1, len(voices))))
-
-    def _draw_at(self, batches: int) -> Draw:
-        """The draw behind the newest of the first `batches` dataloader batches."""
-        if not self._draws:
-            return Draw(prompts=(), upto=self.cursor)
-        drawn = -(-self._batches // self.generate_every)
-        used = max(1, -(-batches // self.generate_every))
-        return self._draws[max(-len(self._draws), used - 1 - drawn)]
 
     def _slots(self, generation: int, count: int) -> dict[int, int]:
         """Which prompt group of the generation batch takes which fresh prompt, the same on every rank."""

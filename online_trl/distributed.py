@@ -1,4 +1,4 @@
-"""One view for many ranks: what the main process did or read, everywhere."""
+"""One view for many ranks: what the main process did or read, everywhere, and what failed on one of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ def broadcast_from_main(read: Callable[[], T]) -> T:
         read (`Callable[[], T]`):
             What to call; its result must be picklable.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not is_distributed():
         return read()
     box: list[Any] = [None, None]
     if torch.distributed.get_rank() == 0:
@@ -31,3 +31,28 @@ def broadcast_from_main(read: Callable[[], T]) -> T:
     if failure is not None:
         raise failure
     return result  # type: ignore[no-any-return]
+
+
+def on_every_rank(act: Callable[[], T]) -> T:
+    """
+    Calls a function on every rank and returns each its own result. An error on one of them is raised on all.
+
+    Args:
+        act (`Callable[[], T]`):
+            What to call. It must not wait for other ranks.
+    """
+    result, failure = None, None
+    try:
+        result = act()
+    except Exception as error:  # noqa: BLE001  raised on every rank below, so that none waits for another
+        failure = error
+    failures = gather_object([failure]) if is_distributed() else [failure]
+    first = next((each for each in failures if each is not None), None)
+    if first is not None:
+        raise first
+    return result  # type: ignore[return-value]
+
+
+def is_distributed() -> bool:
+    """Whether this process is one of several that know each other."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -22,6 +22,7 @@ import httpx
 from transformers import PrinterCallback
 
 from .callbacks import StepProgress, StopCallback
+from .checkpoint import last_complete_checkpoint
 from .config import check_choice
 from .critic import CRITIC_FOLDER
 from .gates import PromotionThresholds
@@ -34,7 +35,6 @@ from .report import RunReport
 from .rewards.refresh import RefreshOutcome
 from .rewards.scorer import LiveReward
 from .store import FeedbackStore
-from .trainer import last_complete_checkpoint
 from .types import GateCheck, GateDecision, ModelRole, ModelVersion, PolicyDecision, Purpose
 
 TRAINERS: dict[str, tuple[type, type]] = {

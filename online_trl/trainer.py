@@ -1,13 +1,11 @@
-"""What the online trainers share: the log, the live reward, and the state of both in the checkpoint.
+"""What the online trainers share: the log and the live reward.
 
-The mixin stands before a TRL trainer of the GRPO family in the list of bases. It wires parts together and saves where
-they are; it changes nothing in how TRL generates, scores or optimises.
+The mixin stands before a TRL trainer of the GRPO family in the list of bases. It wires parts together; it changes
+nothing in how TRL generates, scores or optimises.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,12 +14,12 @@ import torch
 from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig
 from trl.data_utils import is_conversational
 from trl.trainer.utils import get_config_model_id
 
 from .callbacks import FollowRewardCallback, RefreshCallback
+from .checkpoint import CheckpointMixin
 from .config import DROP, FOLLOW, TRUNCATE, ConfigError, OnlineArguments, check_keys
 from .data import OnlineDataCollator, PreferenceFeed
 from .distributed import broadcast_from_main
@@ -30,17 +28,13 @@ from .rewards.nesting import nested_trainer
 from .rewards.refresh import RefreshOutcome, RewardRefresher, learned_upto
 from .rewards.reward_trainer import OnlineRewardConfig
 from .rewards.schedule import RefreshSchedule
-from .rewards.scorer import LiveReward
+from .rewards.scorer import VERSION_METRIC, LiveReward, version_number
 from .rewards.sources import RewardSources
 from .store import LogReader
-from .types import ModelRole, VersionStatus
-
-STATE_FILE = "online_state.json"
-# The last file that transformers writes into a checkpoint.
-_LAST_FILE = "trainer_state.json"
+from .types import ModelRole
 
 
-class OnlineTrainerMixin:
+class OnlineTrainerMixin(CheckpointMixin):
     """
     Adds the feedback log and the live reward to a TRL trainer of the GRPO family.
 
@@ -60,12 +54,9 @@ class OnlineTrainerMixin:
     """
 
     config_type: ClassVar[type[Any]]
-    args: Any
-    state: Any
     data_collator: Any
     reward_func_names: list[str]
     _name: str
-    _step: int
 
     def __init__(
         self,
@@ -175,26 +166,6 @@ class OnlineTrainerMixin:
         """`seq` up to which the run has learned from feedback, if it refreshes the reward model."""
         return self.refresh_callback.schedule.feed.cursor if self.refresh_callback is not None else None
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """
-        Trains, as TRL's trainer does.
-
-        Args:
-            resume_from_checkpoint (`str` or `bool`, *optional*):
-                Folder of a checkpoint, or `True` for the newest complete one in `output_dir`: one whose writing was
-                interrupted is passed over.
-            **kwargs:
-                Further arguments of transformers' `Trainer.train`.
-
-        Raises:
-            [`~online_trl.config.ConfigError`]: if there is nothing to resume from.
-        """
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
-            if resume_from_checkpoint is None:
-                raise ConfigError(f"nothing to resume from: {self.args.output_dir} holds no complete checkpoint")
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
-
     def get_train_dataloader(self) -> DataLoader[Any]:
         if self.online_collator is None:
             return super().get_train_dataloader()  # type: ignore[misc]
@@ -227,71 +198,12 @@ class OnlineTrainerMixin:
             self._metrics["train" if learn else "eval"][name].append(mean)  # type: ignore[attr-defined]
         return settled
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # Before the files of transformers, the last of which then says that the checkpoint is complete.
-        if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / STATE_FILE).write_text(json.dumps(self._online_state()), encoding="utf-8")
-        super()._save_checkpoint(model, trial)  # type: ignore[misc]
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
-        if checkpoint is not None:
-            self._load_online_state(json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8")))
-
-    def _online_state(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"reward_sources": self.reward_sources.state_dict()}
-        if self.online_collator is not None:
-            state["prompt_cursor"] = self.online_collator.cursor_at(batches=self._step)
-        if self.live_reward is not None:
-            state["reward_version"] = self.live_reward.version
-            state["reward_versions_used"] = self.live_reward.versions_used
-        if self.refresh_callback is not None:
-            state["refresh"] = self.refresh_callback.state_dict()
-        return state
-
-    def _load_online_state(self, state: dict[str, Any]) -> None:
-        self.reward_sources.load_state_dict(state["reward_sources"])
-        if self.online_collator is not None:
-            self.online_collator.go_to(state["prompt_cursor"])
-        if self.refresh_callback is not None:
-            self.refresh_callback.load_state_dict(state["refresh"])
-            upto = self.refresh_callback.schedule.feed.cursor
-            # Whoever only follows must not undo what somebody else put into service.
-            broadcast_from_main(lambda: self._go_back_to(state["reward_version"], upto))
-        if self.live_reward is not None:
-            self.live_reward.load(state["reward_version"])
-            self.live_reward.versions_used = state["reward_versions_used"]
-
-    def _go_back_to(self, version: str, upto: int) -> None:
-        """Makes the checkpoint's reward version live again and abandons those that a killed run made after it."""
-        registry = self.live_reward.registry  # type: ignore[union-attr]
-        live = registry.live(ModelRole.REWARD)
-        if live is None or live.name != version:
-            registry.promote(version, "a run was resumed from the checkpoint that used it")
-        for later in registry.versions(ModelRole.REWARD):
-            interval = later.feedback_interval
-            orphaned = interval is not None and interval[1] > upto
-            if orphaned and later.status is not VersionStatus.ABANDONED:
-                registry.abandon(later.name, "left behind by a run that was resumed from an earlier checkpoint")
-
-
-def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
-    """
-    Finds the newest checkpoint that was written to its end.
-
-    Args:
-        output_dir (`str`):
-            The trainer's output directory.
-
-    Returns:
-        `str`, *optional*: The checkpoint's folder, or `None`.
-    """
-    folders = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    complete = [folder for folder in folders if (folder / STATE_FILE).is_file() and (folder / _LAST_FILE).is_file()]
-    newest = max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
-    return str(newest) if newest is not None else None
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        # Reward functions report when TRL generates. A step on an earlier rollout was paid by the version of that one.
+        used = self.live_reward.versions_used if self.live_reward is not None else []
+        if used and self.model.training:  # type: ignore[attr-defined]
+            self._metrics["train"].setdefault(VERSION_METRIC, [version_number(used[-1])])  # type: ignore[attr-defined]
+        super().log(*args, **kwargs)  # type: ignore[misc]
 
 
 def reward_config(args: Any) -> OnlineRewardConfig:

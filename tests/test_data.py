@@ -153,12 +153,28 @@ def test_the_state_is_that_of_the_trainers_batch_and_not_of_the_one_fetched_ahea
     collate(repeated(seeds(4), 2))
     behind = store.latest_seq()
     say(store, "two")
-    collate(repeated(seeds(4), 2))  # fetched ahead of the trainer
-    assert collate.cursor_at(batches=1) == behind
+    ahead = collate(repeated(seeds(4), 2))
+    state = collate.state_at(batches=1)
+    assert state == {"cursor": behind, "ahead": [store.latest_seq()]}
 
+    say(store, "three")
+    after = collate(repeated(seeds(4), 2))
     resumed = collator(store)
-    resumed.go_to(behind)
-    assert texts(resumed(repeated(seeds(4), 2))).count("two") == 2
+    resumed.go_to(state, batches=1)
+    assert resumed.state_at(batches=1) == {"cursor": behind, "ahead": []}
+    assert [resumed(repeated(seeds(4), 2)), resumed(repeated(seeds(4), 2))] == [ahead, after]
+    assert texts(ahead).count("two") == texts(after).count("three") == 2
+
+
+def test_batches_that_a_resumed_run_fetches_again_ask_for_nothing(store):
+    say(store, "one")
+    collate = collator(store)
+    collate(repeated(seeds(4), 2))
+    resumed = collator(store)
+    resumed.go_to(collate.state_at(batches=1), batches=1, fetched_again=1)
+    say(store, "two")
+    assert texts(resumed(repeated(seeds(4), 2))) == texts(repeated(seeds(4), 2))
+    assert resumed(repeated(seeds(4), 2)) == collate(repeated(seeds(4), 2))
 
 
 def test_preferences_are_handed_over_again_until_they_are_committed(store):

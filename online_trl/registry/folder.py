@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..types import ModelRole, ModelVersion, new_id
-from .errors import RegistryError
+from .errors import REMEDY, RegistryError
 from .layout import (
     CONSUMED,
     MANIFEST,
@@ -63,7 +63,7 @@ class FolderStorage:
         try:
             return load_manifest(path.read_text(encoding="utf-8"), where=str(path))
         except OSError as error:
-            raise RegistryError(f"{path} cannot be read: {error}") from error
+            raise RegistryError(f"{path} cannot be read: {error}; {REMEDY}") from error
 
     def state(self) -> RegistryState:
         path = self._root / STATE

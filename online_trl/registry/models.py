@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..types import Canary, EvaluationRecord, ModelRole, ModelVersion, Promotion, utcnow
 from .consumed import Consumed
-from .errors import RegistryError
+from .errors import REMEDY, RegistryError
 from .folder import FolderStorage
 from .layout import CONSUMED, is_name, role_of
 from .state import RegistryState
@@ -138,7 +138,7 @@ class ModelRegistry:
         problems = changed_files(folder, version.checksums)
         if problems:
             raise RegistryError(
-                f"the files of {name} in {folder} are not as they were published: {', '.join(problems)}"
+                f"the files of {name} in {folder} are not as they were published: {', '.join(problems)}; {REMEDY}"
             )
         return folder
 

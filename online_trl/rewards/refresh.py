@@ -195,7 +195,7 @@ class RewardRefresher:
             `ValueError`: if the batch holds nothing to train on.
         """
         started = time.monotonic()
-        self._follow_registry()
+        self.live.follow()  # to go on from the version in service, which somebody may have rolled back
         self.remember(batch)
         restarted = self.broadcast(self._why_stuck)
         restart = self._starts_anew or restarted is not None
@@ -226,6 +226,7 @@ class RewardRefresher:
             "alarm": None if self.alarm is None else asdict(self.alarm),
             "unconfirmed": self._unconfirmed,
             "withdrawn": sorted(self._withdrawn),
+            "heard": [[seq, at.isoformat()] for seq, at in self._heard],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -235,6 +236,7 @@ class RewardRefresher:
         self.memory.change = _change(state["change"])
         self.alarm = None if alarm is None else DriftAlarm(**alarm)
         self._unconfirmed, self._withdrawn = state["unconfirmed"], set(state["withdrawn"])
+        self._heard = [(seq, datetime.fromisoformat(at)) for seq, at in state["heard"]]
 
     @property
     def _starts_anew(self) -> bool:
@@ -277,12 +279,6 @@ class RewardRefresher:
         """The change that the newest version knew of: a run that begins goes on from there."""
         versions = [each for each in self.registry.versions(ModelRole.REWARD) if each.status in _DECIDED]
         return _change(versions[-1].config.get("change")) if versions else None
-
-    def _follow_registry(self) -> None:
-        """Goes on from the version in service, which somebody may have rolled back."""
-        live = self.broadcast(lambda: self.registry.live(ModelRole.REWARD))
-        if live is not None and live.name != self.live.version:
-            self.live.load(live.name)
 
     def _rows(self, batch: PreferenceBatch, *, restart: bool) -> list[Statement]:
         # The newest word is the present: a resumed run weighs ages as the one that it goes on from.
@@ -349,8 +345,8 @@ class RewardRefresher:
 
     def _why_stuck(self) -> str | None:
         """Says so if the versions since the live one were refused one after the other, and none was made anew."""
-        versions = [each for each in self.registry.versions(ModelRole.REWARD) if each.feedback_interval is not None]
-        newest = versions[-_PATIENCE:]
+        decided = [each for each in self.registry.versions(ModelRole.REWARD) if each.status in _DECIDED]
+        newest = [each for each in decided if each.feedback_interval is not None][-_PATIENCE:]
         is_stuck = len(newest) == _PATIENCE and all(
             each.status is VersionStatus.REFUSED and not each.config.get("restarted") for each in newest
         )

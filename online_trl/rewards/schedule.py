@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..config import ConfigError
 from ..data import PreferenceFeed
 from ..preferences import PreferenceBatch
+
+logger = logging.getLogger(__name__)
 
 # The live version is asked what it thinks of new feedback as soon as there are so many new rows.
 _WATCHED_ROWS = 32
@@ -85,6 +88,7 @@ class RefreshSchedule:
         self.on_refresh = on_refresh
         self._watched = 0
         self._drifted = False
+        self._waiting = False
 
     def begin(self, *, learn: bool = True) -> None:
         """
@@ -137,7 +141,9 @@ class RefreshSchedule:
         if not (due or self._drifted or 0 < self.rows <= upto - self.feed.cursor):
             return False
         batch = self.feed.take(upto=upto)
-        if self.refresher.trainable(batch) < self.min_statements:
+        found = self.refresher.trainable(batch)
+        if found < self.min_statements:
+            self._wait(found)
             return False
         self._refresh(batch)
         return True
@@ -165,7 +171,18 @@ class RefreshSchedule:
         self._watched = upto
         return self.refresher.watch(self.feed.take(after=after, upto=upto))
 
+    def _wait(self, found: int) -> None:
+        """Says, once until the next refresh, that the one that is due has too little to learn from."""
+        if not self._waiting and self.refresher.is_ready:
+            logger.warning(
+                "the log %s holds %d new statements to train on since row %d, and a refresh of the reward model waits "
+                "for %d (`refresh_min_statements`): going on with the version in service",
+                *(self.feed.store.url, found, self.feed.cursor, self.min_statements),
+            )
+        self._waiting = True
+
     def _refresh(self, batch: PreferenceBatch) -> None:
+        self._waiting = False
         self._watch(batch.upto, at_least=1)
         outcome = self.refresher.refresh(batch)
         self.feed.commit(batch)

@@ -6,6 +6,7 @@ what the policy is paid. Every rank holds the whole model: a swap is then a loca
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,16 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..registry import ModelRegistry
-from ..types import Message
+from ..distributed import broadcast_from_main, on_every_rank
+from ..registry import ModelRegistry, RegistryError
+from ..types import Message, ModelRole
 from .anchors import Standard
 from .ensemble import disagreement, pessimistic
 from .nesting import whole_models
+
+logger = logging.getLogger(__name__)
+
+VERSION_METRIC = "live_reward/version"
 
 
 class RewardScorer:
@@ -128,12 +134,38 @@ class LiveReward:
         self.scorer: RewardScorer | None = None
         self.metrics: dict[str, float] = {}
         self.versions_used: list[str] = []
+        self._unreadable = ""
 
     def load(self, version: str) -> None:
-        """Puts a version of the registry into service, once its files are known to be whole."""
-        self.scorer = RewardScorer(self.registry.path(version), device=self.device, pessimism=self.pessimism)
-        self.metrics = self.registry.get(version).metrics
+        """
+        Puts a version of the registry into service, once its files are known to be whole. Every rank calls it; where
+        one of them fails, all do, and keep the version that they have.
+
+        Raises:
+            [`~online_trl.registry.RegistryError`]: if the version is not there, or its files are not as published.
+        """
+        self.scorer, self.metrics = on_every_rank(lambda: self._read(version))
         self.version = version
+
+    def follow(self) -> None:
+        """
+        Takes over the version that somebody else has put into service, if there is another one. One that cannot be
+        read is passed over with a warning, as long as there is a version to go on with. Every rank calls it.
+        """
+        try:
+            version = broadcast_from_main(lambda: self.registry.live(ModelRole.REWARD))
+            if version is not None and version.name != self.version:
+                self.load(version.name)
+        except RegistryError as error:
+            if self.version is None:
+                raise
+            if str(error) != self._unreadable:
+                logger.warning("going on with %s, for the version in service cannot be read: %s", self.version, error)
+            self._unreadable = str(error)
+
+    def _read(self, version: str) -> tuple[RewardScorer, dict[str, float]]:
+        scorer = RewardScorer(self.registry.path(version), device=self.device, pessimism=self.pessimism)
+        return scorer, self.registry.get(version).metrics
 
     def __call__(
         self,
@@ -151,7 +183,7 @@ class LiveReward:
         if log_extra is not None:
             log_extra("reward_version", [self.version] * len(prompts))
         if log_metric is not None:
-            log_metric("live_reward/version", float(self.version.rpartition("-")[2]))
+            log_metric(VERSION_METRIC, version_number(self.version))
             for name, value in self.metrics.items():
                 log_metric(f"live_reward/{name}", value)
         conversations = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
@@ -159,3 +191,8 @@ class LiveReward:
         if log_metric is not None:
             log_metric("live_reward/disagreement", float(disagreement(self.scorer.standardised(raw)).mean()))
         return self.scorer.paid_scores(raw).tolist()
+
+
+def version_number(version: str) -> float:
+    """Returns a version's number, by which metrics name it."""
+    return float(version.rpartition("-")[2])

@@ -15,10 +15,10 @@ from pathlib import Path
 import httpx
 
 from feedback import add_comparisons
+from online_trl.checkpoint import last_complete_checkpoint
 from online_trl.registry import ModelRegistry
 from online_trl.serving.client_keys import client_key
 from online_trl.store import FeedbackStore
-from online_trl.trainer import last_complete_checkpoint
 from online_trl.types import Interaction, ModelRole, VersionStatus
 from served_log import free_port, server_process
 

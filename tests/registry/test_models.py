@@ -109,9 +109,9 @@ def test_verify_accepts_what_was_published(registry):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("model.safetensors", "wEights", r"`model.safetensors` was changed$"),
-        ("tokenizer/vocab.json", None, r"`tokenizer/vocab.json` is missing$"),
-        ("code.py", "", r"`code.py` was added$"),
+        ("model.safetensors", "wEights", r"`model.safetensors` was changed; restore"),
+        ("tokenizer/vocab.json", None, r"`tokenizer/vocab.json` is missing; restore"),
+        ("code.py", "", r"`code.py` was added; restore"),
     ],
 )
 def test_a_version_that_is_not_as_published_is_not_handed_out(registry, reopen, overwrite, file, content, message):

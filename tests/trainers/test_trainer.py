@@ -1,13 +1,6 @@
 """The online trainers on tiny models: real TRL trainers, real log, real registry."""
 
 import itertools
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pandas
 import pytest
@@ -27,7 +20,6 @@ from online_trl.rewards.functions import RewardFunctionError
 from online_trl.rewards.remote_scorer import RemoteScorer
 from online_trl.rewards.scorer import LiveReward
 from online_trl.rewards.sources import RewardSource
-from online_trl.trainer import last_complete_checkpoint
 from online_trl.types import ModelRole, VersionStatus
 from scoring_server import scoring_server
 from trainer_runs import REWARD, TRAINERS, brevity, broken, logged, make, ones
@@ -182,42 +174,3 @@ def test_a_wrong_key_for_the_reward_model_is_refused_with_the_nearest(tiny_polic
             store=store,
             reward_config={"learning_rat": 1},
         )
-
-
-@pytest.mark.parametrize("kind", TRAINERS)
-def test_a_killed_run_resumes_and_uses_every_row_of_feedback_once(kind, tiny_policy, tmp_path, store, registry):
-    add_comparisons(store, 40)
-    script = Path(__file__).parents[1] / "killed_run.py"
-    command = [sys.executable, str(script), kind, str(tiny_policy), str(tmp_path), store.url]
-    process = subprocess.Popen(command)
-    killed_at = _kill_after_step(process, tmp_path / "steps", 5)
-    assert killed_at < 12
-    subprocess.run([*command, "resume"], check=True)
-
-    steps = [int(line) for line in (tmp_path / "steps").read_text().split()]
-    resumed_at = steps[steps.index(killed_at) + 1]
-    assert 2 < resumed_at <= killed_at + 1
-    assert steps[-1] == 12
-    used = [
-        version for version in registry.versions(ModelRole.REWARD) if version.status is not VersionStatus.ABANDONED
-    ]
-    rows = [row.seq for row in store.feedback()]
-    counts = {
-        seq: sum(after < seq <= upto for after, upto in (version.feedback_interval for version in used))
-        for seq in rows
-    }
-    last = max(version.feedback_interval[1] for version in used)
-    assert {count for seq, count in counts.items() if seq <= last} == {1}
-    state = json.loads((Path(last_complete_checkpoint(tmp_path / "out")) / "online_state.json").read_text())
-    assert state["refresh"]["schedule"]["cursor"] == last
-
-
-def _kill_after_step(process, file, step):
-    deadline = time.monotonic() + 120
-    while not (file.is_file() and len(file.read_text().split()) >= step):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    return int(file.read_text().split()[-1])

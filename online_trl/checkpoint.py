@@ -1,0 +1,171 @@
+"""The part of a checkpoint that is the online trainers': with it, a resumed run is the run that was never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+from datasets import IterableDataset
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from .callbacks import RefreshCallback
+from .config import ConfigError
+from .data import OnlineDataCollator
+from .distributed import broadcast_from_main
+from .rewards.scorer import LiveReward
+from .rewards.sources import RewardSources
+from .types import ModelRole, VersionStatus
+
+STATE_FILE = "online_state.json"
+# The last file that transformers writes into a checkpoint.
+_LAST_FILE = "trainer_state.json"
+
+
+class CheckpointMixin:
+    """
+    Saves and restores what a TRL trainer of the GRPO family does not know of.
+
+    A resumed run goes on as if it had not stopped. Beside what transformers keeps in a checkpoint (weights, optimiser,
+    random streams of each rank), `online_state.json` holds:
+
+    - `step`: batches that were trained on; it tells where in a rollout the run was.
+    - `prompts`: how far the prompts in the log were read, by the trainer and by the dataloader ahead of it.
+    - `reward_sources`: the running moments of each source's rewards.
+    - `reward_version`, `reward_versions_used`: which version pays, and which ones did.
+    - `refresh`: the feedback cursor, the step of the last refresh, and what is known of how people change.
+
+    The statements that refreshes have learned from are read from the log again. In the middle of a rollout, each rank
+    keeps its share of it in `rollout_RANK.pt`. Reward versions that a killed run made after the checkpoint are
+    abandoned, and made again under other names.
+    """
+
+    args: Any
+    state: Any
+    accelerator: Any
+    train_dataset: Any
+    reward_sources: RewardSources
+    live_reward: LiveReward | None
+    online_collator: OnlineDataCollator | None
+    refresh_callback: RefreshCallback | None
+    _step: int
+    _buffered_inputs: Any
+    _train_sampler: Any = None
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """
+        Trains, as TRL's trainer does.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                Folder of a checkpoint, or `True` for the newest complete one in `output_dir`: one whose writing was
+                interrupted is passed over.
+            **kwargs:
+                Further arguments of transformers' `Trainer.train`.
+
+        Raises:
+            [`~online_trl.config.ConfigError`]: if there is nothing to resume from.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ConfigError(f"nothing to resume from: {self.args.output_dir} holds no complete checkpoint")
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)  # type: ignore[misc]
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        self._train_sampler = super()._get_train_sampler(*args, **kwargs)  # type: ignore[misc]
+        return self._train_sampler
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # The last that every rank writes. transformers' own last file, which says that the checkpoint is complete,
+        # comes after it, and must not come before another rank is done.
+        super()._save_rng_state(output_dir)  # type: ignore[misc]
+        folder = Path(output_dir)
+        if self._step % (self.args.steps_per_generation * self.args.num_iterations):
+            torch.save(self._buffered_inputs, folder / self._rollout_file)
+        if self.args.should_save:
+            (folder / STATE_FILE).write_text(json.dumps(self._online_state()), encoding="utf-8")
+        self.accelerator.wait_for_everyone()
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
+        if not (folder / STATE_FILE).is_file():
+            raise ConfigError(
+                f"{folder} holds no {STATE_FILE}: it was not written by an online trainer, or with `save_only_model`"
+            )
+        self._load_online_state(json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))
+        if (folder / self._rollout_file).is_file():
+            rollout = torch.load(folder / self._rollout_file, map_location="cpu", weights_only=True)
+            self._buffered_inputs = send_to_device(rollout, self.args.device)
+        if self._train_sampler is not None:
+            # It shuffles anew for each epoch, and goes on from where its random stream is.
+            for _ in range(int(self.state.epoch)):
+                next(iter(self._train_sampler), None)
+
+    @property
+    def _rollout_file(self) -> str:
+        return f"rollout_{self.args.process_index}.pt"
+
+    def _online_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"step": self._step, "reward_sources": self.reward_sources.state_dict()}
+        if self.online_collator is not None:
+            state["prompts"] = self.online_collator.state_at(batches=self._step)
+        if self.live_reward is not None:
+            state["reward_version"] = self.live_reward.version
+            state["reward_versions_used"] = self.live_reward.versions_used
+        if self.refresh_callback is not None:
+            state["refresh"] = self.refresh_callback.state_dict()
+        return state
+
+    def _load_online_state(self, state: dict[str, Any]) -> None:
+        self._step = state["step"]
+        self.reward_sources.load_state_dict(state["reward_sources"])
+        if self.online_collator is not None:
+            # transformers takes a streamed dataset from its beginning, and an ordinary one from where the run was.
+            streamed = isinstance(self.train_dataset, IterableDataset) and not self.args.ignore_data_skip
+            self.online_collator.go_to(
+                state["prompts"], batches=self._step, fetched_again=self._step if streamed else 0
+            )
+        if self.live_reward is not None:
+            self.live_reward.load(state["reward_version"])
+            self.live_reward.versions_used = state["reward_versions_used"]
+        if self.refresh_callback is not None:
+            self.refresh_callback.load_state_dict(state["refresh"])
+            upto = self.refresh_callback.schedule.feed.cursor
+            # Whoever only follows must not undo what somebody else put into service.
+            broadcast_from_main(lambda: self._go_back_to(state["reward_version"], upto))
+
+    def _go_back_to(self, version: str, upto: int) -> None:
+        """Makes the checkpoint's reward version live again and abandons those that a killed run made after it."""
+        registry = self.live_reward.registry  # type: ignore[union-attr]
+        live = registry.live(ModelRole.REWARD)
+        if live is None or live.name != version:
+            registry.promote(version, "a run was resumed from the checkpoint that used it")
+        for later in registry.versions(ModelRole.REWARD):
+            interval = later.feedback_interval
+            orphaned = interval is not None and interval[1] > upto
+            if orphaned and later.status is not VersionStatus.ABANDONED:
+                registry.abandon(later.name, "left behind by a run that was resumed from an earlier checkpoint")
+
+
+def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
+    """
+    Finds the newest checkpoint that was written to its end.
+
+    Args:
+        output_dir (`str`):
+            The trainer's output directory.
+
+    Returns:
+        `str`, *optional*: The checkpoint's folder, or `None`.
+    """
+    folders = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    complete = [folder for folder in folders if (folder / STATE_FILE).is_file() and (folder / _LAST_FILE).is_file()]
+    newest = max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+    return str(newest) if newest is not None else None
