@@ -10,7 +10,7 @@ test: .venv/installed-test
 	.ci/packages
 	$(MAKE) lint
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
-	PYTHONPATH=.venv/trl-oldest $(BIN)/pytest --numprocesses 2 tests/trainers
+	PYTHONPATH=.venv/trl-oldest $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/trainers
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
