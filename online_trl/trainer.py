@@ -198,12 +198,12 @@ class OnlineTrainerMixin(CheckpointMixin):
             self._metrics["train" if learn else "eval"][name].append(mean)  # type: ignore[attr-defined]
         return settled
 
-    def log(self, *args: Any, **kwargs: Any) -> None:
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         # Reward functions report when TRL generates. A step on an earlier rollout was paid by the version of that one.
-        used = self.live_reward.versions_used if self.live_reward is not None else []
-        if used and self.model.training:  # type: ignore[attr-defined]
-            self._metrics["train"].setdefault(VERSION_METRIC, [version_number(used[-1])])  # type: ignore[attr-defined]
-        super().log(*args, **kwargs)  # type: ignore[misc]
+        if self.live_reward is not None and "loss" in logs:
+            version = version_number(self.live_reward.versions_used[-1])
+            self._metrics["train"].setdefault(VERSION_METRIC, [version])  # type: ignore[attr-defined]
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
 
 def reward_config(args: Any) -> OnlineRewardConfig:

@@ -44,8 +44,9 @@ SIGNATURES = [
         "online_trl/trainer.py and online_trl/ppo.py, `_calculate_rewards`",
     ),
     (GRPOTrainer, "_log_metric", "self name value", "online_trl/trainer.py, `_tokenize_prompts`"),
-    (GRPOTrainer, "_save_checkpoint", "self model trial", "what saves the online state"),
+    (GRPOTrainer, "_get_train_sampler", "self dataset", "online_trl/checkpoint.py, `_get_train_sampler`"),
     (GRPOTrainer, "_load_optimizer_and_scheduler", "self checkpoint", "what loads the online state"),
+    (Trainer, "_save_rng_state", "self output_dir", "what saves the online state"),
     (
         GRPOTrainer,
         "_generate_and_score_completions",
@@ -60,7 +61,7 @@ SIGNATURES = [
         "online_trl/ppo.py, `_policy_logps`",
     ),
     (VLLMGeneration, "_iter_named_params", "self", "online_trl/ppo.py, `_send_policy_alone`"),
-    (Trainer, "train", "self resume_from_checkpoint …", "online_trl/trainer.py"),
+    (Trainer, "train", "self resume_from_checkpoint …", "online_trl/checkpoint.py, `train`"),
     (Trainer, "log", "self logs start_time", "online_trl/trainer.py"),
     (Trainer, "_save", "self output_dir state_dict", "online_trl/ppo.py, `_save`"),
     (
@@ -223,7 +224,7 @@ def test_a_generation_serves_its_steps(run):
 def test_the_state_of_the_trainer_is_the_last_file_of_a_checkpoint(run):
     files = list(Path(run.args.output_dir, "checkpoint-4").iterdir())
     newest = max(files, key=lambda file: file.stat().st_mtime_ns)
-    assert newest.name == "trainer_state.json", changed("`_save_checkpoint`", "`last_complete_checkpoint`")
+    assert newest.name == "trainer_state.json", changed("`_save_checkpoint`", "online_trl/checkpoint.py")
 
 
 def test_the_loss_types_are_those_that_are_tested():
@@ -290,14 +291,16 @@ def test_the_private_names_of_others_that_we_use_are_known():
 
 # Each method of TRL that is overridden, and a test of this folder that fails without the override.
 OVERRIDES = {
-    "OnlineTrainerMixin.train": "test_resuming_without_a_checkpoint_is_refused",
+    "CheckpointMixin.train": "test_resuming_without_a_checkpoint_is_refused",
     "OnlineTrainerMixin.get_train_dataloader": "test_a_streamed_dataset_takes_fresh_prompts",
     "OnlineTrainerMixin._tokenize_prompts": "test_long_prompts_are_cut_to_their_last_tokens",
     "OnlineTrainerMixin._calculate_rewards": "test_a_reward_model_that_gives_no_number_stops_the_step",
-    "OnlineTrainerMixin._save_checkpoint": (
+    "OnlineTrainerMixin.log": "test_each_step_logs_the_version_that_paid_it",
+    "CheckpointMixin._get_train_sampler": "test_a_killed_and_resumed_run_ends_as_one_that_was_not_killed",
+    "CheckpointMixin._save_rng_state": (
         "test_a_reward_model_is_loaded_by_trl_and_its_scale_comes_back_from_a_checkpoint"
     ),
-    "OnlineTrainerMixin._load_optimizer_and_scheduler": (
+    "CheckpointMixin._load_optimizer_and_scheduler": (
         "test_a_reward_model_is_loaded_by_trl_and_its_scale_comes_back_from_a_checkpoint"
     ),
     "OnlinePPOTrainer._calculate_rewards": "test_what_no_reward_was_given_for_moves_neither_policy_nor_critic",
