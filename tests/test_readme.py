@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,10 @@ from datasets import Dataset
 
 from feedback import add_comparisons
 from online_trl import cli
+from online_trl.registry import ModelRegistry
 from online_trl.store import FeedbackStore
+from online_trl.types import ModelRole
+from registry.publishing import publish
 from scoring_server import says, scoring_server
 
 ROOT = Path(__file__).parents[1]
@@ -188,6 +192,16 @@ def test_look_after_the_log(server, workplace, tiny_policy):
 
 
 @pytest.mark.timeout(300)
+def test_decide_what_users_get(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    registry = ModelRegistry("registry")
+    registry.promote(publish(registry), "the first one")
+    publish(registry)
+    for line in _block("online-trl canary start").splitlines():
+        assert cli.main(shlex.split(line)[1:]) == 0
+    assert [row.version for row in registry.history(ModelRole.POLICY)] == ["policy-0001", "policy-0002", "policy-0001"]
+
+
 def test_a_trainer_reads_the_log_of_another_machine(server, workplace, tiny_policy):
     """The last one to need the server, which asks everybody for a key from here on."""
     keys = [
@@ -220,7 +234,7 @@ def test_a_trainer_reads_the_log_of_another_machine(server, workplace, tiny_poli
 def test_every_block_is_run_by_one_of_these_tests():
     run = ("make demo", "online-trl serve", "OpenAI", "httpx", "OnlineGRPOTrainer(", "def brevity")
     run += ("accelerate launch", "online-trl import", "online-trl demo", "online-trl keys", "online-trl quarantine")
-    run += ("reward_sources",)
+    run += ("reward_sources", "online-trl canary")
     assert all(any(marker in code for marker in run) for _, code in BLOCKS)
 
 

@@ -17,6 +17,7 @@ from .lineage import add_lineage
 from .log import add_database, add_erase, add_keys, add_quarantine
 from .serve import add_serve
 from .status import add_status
+from .versions import add_canary, add_promote, add_registry_commands, add_rollback
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,6 +57,10 @@ def parser() -> argparse.ArgumentParser:
     add_keys(commands.add_parser("keys", help="who may ask the servers on a log"))
     add_quarantine(commands.add_parser("quarantine", help="feedback that waits for somebody to look at it"))
     add_erase(commands.add_parser("erase", help="erase a user or an answer from the log"))
+    add_promote(commands.add_parser("promote", help="put a version into service"))
+    add_rollback(commands.add_parser("rollback", help="take a version back out of service"))
+    add_canary(commands.add_parser("canary", help="a candidate before a share of the users"))
+    add_registry_commands(commands.add_parser("registry", help="look after the registry's files"))
     add_lineage(commands.add_parser("lineage", help="which versions consumed what, and what made a version"))
     add_database(commands.add_parser("db", help="bring the log's schema up to date"))
     return root

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ..registry import ModelRegistry
 from ..store import open_store
-from ..types import ModelRole
+from ..types import ModelRole, ModelVersion
 from .arguments import add_registry, add_store
 
 
@@ -40,5 +40,9 @@ def _versions_table(registry: ModelRegistry) -> Table:
     for role in ModelRole:
         for version in registry.versions(role):
             published = f"{version.created_at:%Y-%m-%d %H:%M}"
-            table.add_row(version.name, version.status.value, version.parent or "", published, version.reason)
+            table.add_row(version.name, _status_of(version), version.parent or "", published, version.reason)
     return table
+
+
+def _status_of(version: ModelVersion) -> str:
+    return version.status.value if version.pruned_at is None else f"{version.status.value}, pruned"

@@ -14,6 +14,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +51,7 @@ HEAD_SECONDS = 2.0
 
 _REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _ATTEMPTS = 20
+_CONNECTIONS = 8
 _MOVED_ON = 412
 
 Operation = CommitOperationAdd | CommitOperationDelete
@@ -125,8 +127,12 @@ class HubStorage:
         return self._write(f"Publish a {draft.role.value}", prepare)
 
     def folder(self, name: str) -> Path:
-        commit = self._commit()
-        return self._download(f"{version_folder(name)}/*", commit) / version_folder(name)
+        folder = version_folder(name)
+        with self._errors_named():
+            snapshot = self._api.snapshot_download(
+                self._repo_id, revision=self._commit(), allow_patterns=f"{folder}/*"
+            )
+        return Path(snapshot) / folder
 
     def text(self, name: str, file: str) -> str | None:
         path, commit = f"{version_folder(name)}/{file}", self._commit()
@@ -219,20 +225,19 @@ class HubStorage:
     def _state(self, commit: str | None) -> RegistryState:
         if commit is None or STATE not in self._files(commit):
             return RegistryState()
-        with self._errors_named():
-            path = self._api.hf_hub_download(self._repo_id, STATE, revision=commit)
-        return RegistryState.load(Path(path).read_text(encoding="utf-8"), where=f"{self.location}/{STATE}")
+        return RegistryState.load(self._read(STATE, commit), where=f"{self.location}/{STATE}")
 
     def _fetch(self, paths: Sequence[str], commit: str | None) -> None:
         """Reads small files that never change, each once."""
         missing = [path for path in paths if path not in self._texts]
-        if missing and commit is not None:
-            folder = self._download(missing, commit)
-            self._texts |= {path: (folder / path).read_text(encoding="utf-8") for path in missing}
+        if missing:
+            with ThreadPoolExecutor(_CONNECTIONS) as threads:
+                texts = list(threads.map(lambda path: self._read(path, commit), missing))
+            self._texts |= dict(zip(missing, texts, strict=True))
 
-    def _download(self, patterns: str | list[str], commit: str | None) -> Path:
+    def _read(self, path: str, commit: str | None) -> str:
         with self._errors_named():
-            return Path(self._api.snapshot_download(self._repo_id, revision=commit, allow_patterns=patterns))
+            return Path(self._api.hf_hub_download(self._repo_id, path, revision=commit)).read_text(encoding="utf-8")
 
     @contextlib.contextmanager
     def _errors_named(self) -> Iterator[None]:

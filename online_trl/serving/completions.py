@@ -120,7 +120,7 @@ class Completions:
         """
         user_id = request.user or ANONYMOUS
         turn = await run_sync(self._find_turn, request, user_id, occasion)
-        version = await self._version(request.model, turn)
+        version = await self._version(request.model, turn, request.user or turn.session_id)
         offer = await self._comparisons.offer(request, body, version) if occasion.may_be_asked else None
         offer = offer or self._plain_offer(request, body, version)
         answers = [_Answer(offer, name, user_id, occasion.purpose, turn) for name in offer.interaction_ids]
@@ -140,12 +140,12 @@ class Completions:
             session_id=occasion.session_id,
         )
 
-    async def _version(self, model: str, turn: Turn) -> str:
+    async def _version(self, model: str, turn: Turn, asker: str) -> str:
         pinned = turn.first_version if self._pin_sessions and model == DEFAULT_MODEL else None
         # A version that is gone cannot hold on to its conversations.
         if pinned is not None and pinned in [version.name for version in await self._engine.versions()]:
             return pinned
-        return await self._engine.resolve(model)
+        return await self._engine.resolve(model, asker=asker)
 
     async def _recorded(self, offer: Offer, answers: Sequence[_Answer]) -> AsyncGenerator[bytes, None]:
         try:

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from ..types import Canary
 from .generation import ChatRequest, Piece
 
 DEFAULT_MODEL = "default"
 """Alias of the version in service."""
 CANARY_MODEL = "canary"
-"""Alias of the newest policy that no gate has decided on yet; of the version in service where there is none."""
+"""
+Alias of the candidate that a share of the users get; where there is none, of the newest policy that no gate has
+decided on yet, and else of the version in service.
+"""
 
 
 class EngineError(RuntimeError):
@@ -122,8 +126,16 @@ class Engine(Protocol):
         """Returns every version that can be asked for, oldest first."""
         ...
 
-    async def resolve(self, model: str) -> str:
-        """Returns the version that a name stands for now: [`DEFAULT_MODEL`], [`CANARY_MODEL`], or a version's own."""
+    async def resolve(self, model: str, *, asker: str | None = None) -> str:
+        """
+        Returns the version that a name stands for now: [`DEFAULT_MODEL`], [`CANARY_MODEL`], or a version's own.
+
+        Args:
+            model (`str`):
+                The name.
+            asker (`str`, *optional*):
+                The user, or the session where there is none: a canary's candidate answers a share of them by default.
+        """
         ...
 
     async def start(self) -> None:
@@ -158,5 +170,15 @@ class SwitchableEngine(Engine, Protocol):
 
         Raises:
             [`UnknownVersionError`], [`VersionLoadError`]: and the default stays as it was.
+        """
+        ...
+
+    async def try_out(self, canary: Canary | None) -> None:
+        """
+        Answers a share of the askers with a candidate, once it is ready, in place of the candidate before; with
+        `None`, the default version answers all.
+
+        Raises:
+            [`UnknownVersionError`], [`VersionLoadError`]: and the default version answers all.
         """
         ...

@@ -14,7 +14,7 @@ from typing import Protocol
 from ..config import ConfigError
 from ..registry import ModelRegistry
 from ..registry.versions import file_sha256
-from ..types import ModelRole, VersionStatus, utcnow
+from ..types import Canary, ModelRole, VersionStatus, utcnow
 from .engine import ServedVersion
 
 # As `save_pretrained` names them, now and in earlier days.
@@ -33,7 +33,11 @@ class PolicySource(Protocol):
         """Returns the version in service, if there is one."""
         ...
 
-    def canary(self) -> str | None:
+    def canary(self) -> Canary | None:
+        """Returns the canary that runs, if there is one."""
+        ...
+
+    def candidate(self) -> str | None:
         """Returns the newest version that no gate has decided on yet, if there is one."""
         ...
 
@@ -60,18 +64,23 @@ class RegistryPolicies:
 
     def versions(self) -> list[ServedVersion]:
         return [
-            ServedVersion(version.name, version.created_at) for version in self.registry.versions(ModelRole.POLICY)
+            ServedVersion(version.name, version.created_at)
+            for version in self.registry.versions(ModelRole.POLICY)
+            if version.pruned_at is None
         ]
 
     def live(self) -> str | None:
         version = self.registry.live(ModelRole.POLICY)
         return None if version is None else version.name
 
-    def canary(self) -> str | None:
+    def canary(self) -> Canary | None:
+        return self.registry.canary()
+
+    def candidate(self) -> str | None:
         undecided = [
             version.name
             for version in self.registry.versions(ModelRole.POLICY)
-            if version.status is VersionStatus.CANDIDATE
+            if version.status is VersionStatus.CANDIDATE and version.pruned_at is None
         ]
         return undecided[-1] if undecided else None
 
@@ -113,6 +122,9 @@ class SinglePolicy:
         return self._name
 
     def canary(self) -> None:
+        return None
+
+    def candidate(self) -> None:
         return None
 
     def locate(self, version: str) -> str:

@@ -26,7 +26,7 @@ from ..store import FeedbackStore
 from .access import is_loopback
 from .app import create_app
 from .engine import Engine, EngineError
-from .follower import follow_live
+from .follower import follow
 from .live_scores import AnswerScores, LiveScores
 from .logs import start_logging
 from .policy_source import PolicySource, RegistryPolicies, SinglePolicy
@@ -143,7 +143,7 @@ async def _local_engine(policies: PolicySource) -> AsyncIterator[Engine]:
     from .transformers_engine import TransformersEngine
 
     async with _running(TransformersEngine(policies)) as engine:
-        follower = asyncio.create_task(follow_live(policies, engine))
+        follower = asyncio.create_task(follow(policies, engine))
         yield engine
         follower.cancel()
 

@@ -17,6 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
+from ..canary import assign
+from ..types import Canary
 from .decoding import Delivery, Policy, Row, answer_batch
 from .engine import (
     CANARY_MODEL,
@@ -44,7 +46,7 @@ class TransformersEngine:
         max_batch_size (`int`, *optional*, defaults to `32`):
             Answers that are generated together, at most.
         max_loaded (`int`, *optional*, defaults to `3`):
-            Versions that are kept loaded: the default one and those used last.
+            Versions that are kept loaded: the default one, the candidate of a canary and those used last.
         device (`str`, *optional*):
             Where the policies run. Defaults to the GPU if there is one.
     """
@@ -57,6 +59,7 @@ class TransformersEngine:
         self._max_loaded = max_loaded
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._default: str | None = None
+        self._canary: Canary | None = None
         self._switches = 0
         self._switch_seconds = 0.0
         self._loads: OrderedDict[str, asyncio.Task[Policy]] = OrderedDict()
@@ -76,10 +79,20 @@ class TransformersEngine:
     async def versions(self) -> list[ServedVersion]:
         return await asyncio.to_thread(self._policies.versions)
 
-    async def resolve(self, model: str) -> str:
-        if model == CANARY_MODEL:
-            return await asyncio.to_thread(self._policies.canary) or self.default_version
-        return self.default_version if model == DEFAULT_MODEL else model
+    async def resolve(self, model: str, *, asker: str | None = None) -> str:
+        if model == DEFAULT_MODEL:
+            return self._default_for(asker)
+        if model != CANARY_MODEL:
+            return model
+        if self._canary is not None:
+            return self._canary.version
+        return await asyncio.to_thread(self._policies.candidate) or self.default_version
+
+    def _default_for(self, asker: str | None) -> str:
+        canary = self._canary
+        if canary is not None and asker is not None and assign(asker, canary.canary_id, canary.share):
+            return canary.version
+        return self.default_version
 
     async def start(self) -> None:
         live = await asyncio.to_thread(self._policies.live)
@@ -100,6 +113,12 @@ class TransformersEngine:
             self._switches += 1
             self._switch_seconds += time.perf_counter() - begin
         self._default = version
+
+    async def try_out(self, canary: Canary | None) -> None:
+        self._canary = None
+        if canary is not None:
+            await self._policy(canary.version)
+            self._canary = canary
 
     def load(self) -> EngineLoad:
         return EngineLoad(len(self._waiting), self._switches, self._switch_seconds)
@@ -196,6 +215,7 @@ class TransformersEngine:
         return Policy.load(self._policies, version, self._device)
 
     def _evict(self, *, keep: str) -> None:
-        removable = [version for version in self._loads if version not in (keep, self._default)]
+        tried = None if self._canary is None else self._canary.version
+        removable = [version for version in self._loads if version not in (keep, self._default, tried)]
         for version in removable[: max(0, len(self._loads) - self._max_loaded)]:
             del self._loads[version]

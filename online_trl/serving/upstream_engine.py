@@ -104,7 +104,7 @@ class UpstreamEngine:
             ServedVersion(model.id, datetime.fromtimestamp(model.created, timezone.utc)) for model in models.values()
         ]
 
-    async def resolve(self, model: str) -> str:
+    async def resolve(self, model: str, *, asker: str | None = None) -> str:
         return self.default_version if model in (DEFAULT_MODEL, CANARY_MODEL) else model
 
     async def start(self) -> None:

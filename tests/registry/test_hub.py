@@ -1,4 +1,6 @@
 import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -75,3 +77,11 @@ def test_a_hub_that_cannot_be_reached_is_named(tmp_path):
     registry = ModelRegistry("hf://ann/registry", hub=HfApi(endpoint=address, token="hf_x"))
     with pytest.raises(RegistryError, match="hf://ann/registry cannot be reached"):
         registry.live(ModelRole.POLICY)
+
+
+def test_the_command_line_of_another_machine_promotes(registry, open_on_hub):
+    publish(registry)
+    command = [sys.executable, "-m", "online_trl.cli", "promote", "policy-0001", "--registry", registry.location]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout[:35]) == (0, "policy-0001 is in service: promoted"), done.stderr
+    assert open_on_hub().live(ModelRole.POLICY).name == "policy-0001"

@@ -48,7 +48,7 @@ class Parrot:
     async def versions(self) -> list[ServedVersion]:
         return []
 
-    async def resolve(self, model: str) -> str:
+    async def resolve(self, model: str, *, asker: str | None = None) -> str:
         return model
 
     async def start(self) -> None: ...

@@ -98,12 +98,12 @@ def test_weights_from_the_hub_are_those_in_its_cache(
     assert hub.weights_hash("owner/model") == SinglePolicy(str(policy_folders[0])).weights_hash("first")
 
 
-def test_canary_is_the_newest_version_that_is_not_decided_on(registry: ModelRegistry, policy_folders: list[Path]):
+def test_candidate_is_the_newest_version_that_is_not_decided_on(registry: ModelRegistry, policy_folders: list[Path]):
     policies = RegistryPolicies(registry)
     newest = registry.publish(ModelRole.POLICY, copy_model(policy_folders[0])).name
-    assert policies.canary() == newest
+    assert policies.candidate() == newest
     registry.refuse(newest, "worse")
-    assert policies.canary() == "policy-0002"
+    assert policies.candidate() == "policy-0002"
     registry.promote("policy-0002", "better")
-    assert policies.canary() is None
-    assert SinglePolicy(str(policy_folders[0])).canary() is None
+    assert policies.candidate() is None
+    assert SinglePolicy(str(policy_folders[0])).candidate() is None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from online_trl.canary import assign
 from online_trl.registry import ModelRegistry, copy_model
 from online_trl.serving.decoding import Delivery, Row, answer_batch
 from online_trl.serving.engine import EngineError, PromptTooLongError, UnknownVersionError, VersionLoadError
@@ -149,6 +150,28 @@ def test_versions_used_least_recently_are_dropped_and_loaded_again(
         assert await text(engine, request("Hi", "policy-0003")) == answer
         assert await text(engine, request("Hi", "policy-0002")) == answer
         assert list(engine._loads) == ["policy-0001", "policy-0002"]
+
+    run(registry, use, max_loaded=2)
+
+
+def test_candidate_on_trial_stays_loaded_and_answers_its_share(registry: ModelRegistry, policy_folders: list[Path]):
+    registry.publish(ModelRole.POLICY, copy_model(policy_folders[1]))
+    canary = registry.start_canary("policy-0002", 0.5)
+    askers = [f"user-{number}" for number in range(20)]
+
+    async def use(engine: TransformersEngine) -> None:
+        await engine.try_out(canary)
+        await text(engine, request("Hi", "policy-0003"))
+        assert list(engine._loads) == ["policy-0001", "policy-0002", "policy-0003"]
+        await text(engine, request("Hi", "policy-0001"))
+        assert "policy-0002" in engine._loads
+        assert await engine.resolve("canary") == "policy-0002"
+        assert await engine.resolve("policy-0001", asker=askers[0]) == "policy-0001"
+        for asker in askers:
+            tried = assign(asker, canary.canary_id, 0.5)
+            assert await engine.resolve("default", asker=asker) == ("policy-0002" if tried else "policy-0001")
+        await engine.try_out(None)
+        assert {await engine.resolve("default", asker=asker) for asker in askers} == {"policy-0001"}
 
     run(registry, use, max_loaded=2)
 
