@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .distributed import broadcast_from_main
 from .rewards.schedule import RefreshSchedule
 from .rewards.scorer import LiveReward
 from .stopping import StopSignal
+from .types import PolicyEvaluation
 
 
 class RefreshCallback(TrainerCallback):
@@ -75,6 +78,52 @@ class FollowRewardCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.live.follow()
+
+
+class EvaluateCallback(TrainerCallback):
+    """
+    Evaluates the policy in training every so many steps, and logs each figure as `eval_NAME`, which trackers show as
+    `eval/NAME`. The main process evaluates a copy of the model; the others wait.
+
+    Args:
+        trainer (`Trainer`):
+            The trainer, to be passed with its `add_callback`.
+        evaluate (`Callable[[str, Path], PolicyEvaluation]`):
+            Evaluates the policy in a folder under a name, such as `step-50`.
+        steps (`int`):
+            Steps between two evaluations.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        evaluate: Callable[[str, Path], PolicyEvaluation],
+        *,
+        steps: int,
+    ) -> None:
+        self.trainer = trainer
+        self.evaluate = evaluate
+        self.steps = steps
+        self.evaluations: list[PolicyEvaluation] = []
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step % self.steps:
+            return
+        evaluation = self._evaluate(f"step-{state.global_step}")
+        self.evaluations.append(evaluation)
+        should_log = control.should_log
+        # The trainer's own `log` would close the means that it keeps for its next line, which is still to come.
+        Trainer.log(self.trainer, {f"eval_{name}": value for name, value in evaluation.scalars.items()})
+        control.should_log = should_log
+
+    def _evaluate(self, name: str) -> PolicyEvaluation:
+        # A saved model is whole, however the ranks share the one in training, and is what would be served.
+        with tempfile.TemporaryDirectory(prefix="evaluate-") as temporary:
+            folder = broadcast_from_main(lambda: temporary)
+            self.trainer.save_model(folder, _internal_call=True)  # which does not push it to the hub
+            return broadcast_from_main(lambda: self.evaluate(name, Path(folder)))
 
 
 class StepProgress(TrainerCallback):

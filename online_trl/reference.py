@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from .types import Interaction
+
+class Tokens(Protocol):
+    """An answer as token ids, such as an [`~online_trl.types.Interaction`]."""
+
+    @property
+    def prompt_ids(self) -> list[int] | None: ...
+
+    @property
+    def completion_ids(self) -> list[int] | None: ...
 
 
 class ReferencePolicy:
@@ -16,38 +25,37 @@ class ReferencePolicy:
     A frozen policy that says how likely it would have been to give an answer.
 
     Args:
-        path (`str` or `Path`):
-            Folder or hub id of a causal language model.
-        device (`torch.device` or `str`, *optional*, defaults to `"cpu"`):
-            Where to compute.
+        model (`str`, `Path` or `PreTrainedModel`):
+            A causal language model, or its folder or hub id, which is loaded on the CPU.
     """
 
-    def __init__(self, path: str | Path, *, device: torch.device | str = "cpu") -> None:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path)
-        self.model = model.to(device).eval()
+    def __init__(self, model: str | Path | PreTrainedModel) -> None:
+        if isinstance(model, str | Path):
+            model = AutoModelForCausalLM.from_pretrained(model)
+        self.model: PreTrainedModel = model.eval()
 
-    def logprobs(self, interactions: Sequence[Interaction]) -> list[list[float]]:
+    def logprobs(self, answers: Sequence[Tokens]) -> list[list[float]]:
         """
         Scores the very tokens that were sampled.
 
         Args:
-            interactions (`Sequence[Interaction]`):
-                Answers whose token ids were recorded.
+            answers (`Sequence[Tokens]`):
+                Answers whose token ids were recorded, each an interaction or a sampled answer.
 
         Returns:
             `list[list[float]]`: Log-probability of each completion token at temperature 1, in nats.
 
         Raises:
-            `ValueError`: if an interaction was recorded without token ids.
+            `ValueError`: if an answer was recorded without token ids.
         """
-        return [self._score(interaction) for interaction in interactions]
+        return [self._score(answer) for answer in answers]
 
     @torch.inference_mode()
-    def _score(self, interaction: Interaction) -> list[float]:
-        if interaction.prompt_ids is None or interaction.completion_ids is None:
-            raise ValueError(f"the interaction {interaction.interaction_id} was recorded without its token ids")
-        ids = torch.tensor([interaction.prompt_ids + interaction.completion_ids], device=self.model.device)
-        logits = self.model(ids).logits[0, len(interaction.prompt_ids) - 1 : -1].float()
-        chosen = ids[0, len(interaction.prompt_ids) :, None]
+    def _score(self, answer: Tokens) -> list[float]:
+        if answer.prompt_ids is None or answer.completion_ids is None:
+            raise ValueError(f"there are no token ids of {answer!r}")
+        ids = torch.tensor([answer.prompt_ids + answer.completion_ids], device=self.model.device)
+        logits = self.model(ids).logits[0, len(answer.prompt_ids) - 1 : -1].float()
+        chosen = ids[0, len(answer.prompt_ids) :, None]
         logprobs: list[float] = torch.log_softmax(logits, dim=-1).gather(1, chosen)[:, 0].tolist()
         return logprobs

@@ -53,6 +53,11 @@ class OnlineScriptArguments(ScriptArguments):
         seed_preferences (`str`, *optional*):
             A preference dataset that is imported into the log first, given like `dataset_name`. Importing the same one
             again adds nothing.
+        evaluation_config (`str`, *optional*):
+            YAML file of an evaluation of the policy in training, see
+            [`~online_trl.evaluation_settings.EvaluationSettings`]. Defaults to none.
+        evaluation_steps (`int`, *optional*, defaults to `50`):
+            Policy steps between two evaluations.
     """
 
     dataset_name: str | None = field(default=None, metadata={"help": "Prompts: hub id, folder or file."})
@@ -73,6 +78,10 @@ class OnlineScriptArguments(ScriptArguments):
     seed_preferences: str | None = field(
         default=None, metadata={"help": "Preference dataset imported into the log first: hub id, folder or file."}
     )
+    evaluation_config: str | None = field(
+        default=None, metadata={"help": "YAML file of an evaluation of the policy in training."}
+    )
+    evaluation_steps: int = field(default=50, metadata={"help": "Policy steps between two evaluations."})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -846,6 +846,106 @@ class Sample:
     after_score: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledAnswer:
+    """
+    An answer that was drawn in order to be evaluated.
+
+    Args:
+        completion (`list[Message]`):
+            What was answered.
+        prompt_ids (`list[int]`, *optional*), completion_ids (`list[int]`, *optional*):
+            Token ids of the prompt and of the answer, as they were sampled.
+        logprobs (`list[float]`, *optional*):
+            Log-probability of each token of `completion_ids` under the policy, in nats.
+    """
+
+    completion: list[Message]
+    prompt_ids: list[int] | None = None
+    completion_ids: list[int] | None = None
+    logprobs: list[float] | None = None
+
+    @property
+    def text(self) -> str:
+        """What was answered, as one text."""
+        return "\n\n".join(str(message.get("content") or "") for message in self.completion)
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyPoint:
+    """
+    How often a reward model was right at one point of time.
+
+    Args:
+        at (`str`):
+            The point: a reward version, or an interval of the log such as `120-180`.
+        accuracy ([`Estimate`]):
+            Share of the statements that it is right about.
+    """
+
+    at: str
+    accuracy: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyEvaluation:
+    """
+    What an evaluator measured of one policy version.
+
+    Args:
+        policy_version (`str`):
+            Name of the version.
+        figures (`dict[str, Estimate]`):
+            What was measured, by its name; see [`~online_trl.evaluation.evaluator.Evaluator`] for the names. What
+            could not be measured is left out.
+        live (`str`, *optional*), base (`str`, *optional*):
+            The version in service and the one that all began with, if it was compared with them.
+        judges (`tuple[str, ...]`):
+            Names of the judges.
+        main_judge (`str`, *optional*):
+            The judge whose win rates stand for all.
+        proxy_judge (`str`, *optional*), heldout_judge (`str`, *optional*):
+            The judge that the policy was trained against, and the one that it was not.
+        prompts (`int`):
+            Prompts that it answered.
+        reward_version (`str`, *optional*):
+            The reward version whose accuracy was measured.
+        accuracy_over_feedback (`tuple[AccuracyPoint, ...]`):
+            How that one does on held-out feedback, the oldest first.
+        accuracy_by_reward_version (`tuple[AccuracyPoint, ...]`):
+            How each reward version did when it was published.
+        settings (`dict[str, Any]`):
+            How answers were drawn and judged, as plain values.
+        created_at (`datetime`, *optional*):
+            Timezone-aware. Defaults to now.
+    """
+
+    policy_version: str
+    figures: dict[str, Estimate]
+    prompts: int
+    live: str | None = None
+    base: str | None = None
+    judges: tuple[str, ...] = ()
+    main_judge: str | None = None
+    proxy_judge: str | None = None
+    heldout_judge: str | None = None
+    reward_version: str | None = None
+    accuracy_over_feedback: tuple[AccuracyPoint, ...] = ()
+    accuracy_by_reward_version: tuple[AccuracyPoint, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    created_at: datetime = field(default_factory=utcnow)
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """The figures as trackers log them: each mean under its name, and its interval as `NAME_low`, `NAME_high`."""
+        named = {
+            name + ending: value
+            for name, estimate in self.figures.items()
+            for ending, value in (("", estimate.mean), ("_low", estimate.low), ("_high", estimate.high))
+        }
+        return {name: value for name, value in named.items() if math.isfinite(value)}
+
+
 def _check_messages(name: str, messages: Sequence[Message]) -> None:
     if not messages:
         raise InvalidRecordError(f"`{name}` is empty; it needs at least one message")

@@ -8,6 +8,7 @@ Every field of the YAML file can be given as a flag, which then overrides it.
 
 from trl import get_peft_config
 
+from online_trl.evaluate_script import add_evaluation, prepare_evaluation
 from online_trl.grpo import OnlineGRPOConfig, OnlineGRPOTrainer
 from online_trl.script import launch, parse_arguments, prepare, run
 
@@ -15,6 +16,7 @@ from online_trl.script import launch, parse_arguments, prepare, run
 def main() -> None:
     script_args, training_args, model_args = parse_arguments(OnlineGRPOConfig)
     job = prepare(script_args, training_args, model_args)
+    evaluation = prepare_evaluation(script_args, job)
     trainer = OnlineGRPOTrainer(
         model=model_args.model_name_or_path,
         reward_funcs=job.reward_funcs,
@@ -23,6 +25,7 @@ def main() -> None:
         store=job.store,
         peft_config=get_peft_config(model_args),
     )
+    add_evaluation(trainer, script_args, evaluation)
     run(trainer, job)
 
 

@@ -1,5 +1,6 @@
 """Every command and snippet of the README, run in its order: on a tiny model, with a few steps, on CPU."""
 
+import json
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ from datasets import Dataset
 
 from feedback import add_comparisons
 from online_trl import cli
+from online_trl.evaluation.harness import HarnessOptions
 from online_trl.registry import ModelRegistry
 from online_trl.store import FeedbackStore
 from online_trl.types import ModelRole
@@ -40,6 +42,7 @@ SMALL = {
     "report_to": "none",
     "num_completions_to_print": 0,
 }
+SMALL_EVALUATION = {"num_prompts": 4, "max_completion_length": 8, "device": "cpu"}
 SMALL_REFRESH = {"refresh_rows": 60, "refresh_min_statements": 4, "max_refreshes": 1, "use_cpu": True, "bf16": False}
 
 
@@ -49,9 +52,10 @@ def workplace(tmp_path_factory, tiny_policy):
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "recipes", folder / "recipes")
     shutil.copytree(ROOT / "ds_configs", folder / "ds_configs")
+    policy = {"model_name_or_path": tiny_policy}
     for config in (folder / "recipes" / "configs").glob("*.yaml"):
-        small = SMALL_REFRESH if config.stem == "reward_refresh" else SMALL
-        content = {**yaml.safe_load(config.read_text()), **small, "model_name_or_path": tiny_policy}
+        small = {"evaluate": SMALL_EVALUATION, "reward_refresh": {**SMALL_REFRESH, **policy}}
+        content = yaml.safe_load(config.read_text()) | small.get(config.stem, {**SMALL, **policy})
         config.write_text(yaml.safe_dump(content))
     rows = [{"prompt": f"Is it {number}?", "chosen": f"yes {number}", "rejected": "no"} for number in range(40)]
     Dataset.from_list(rows).to_json(folder / "preferences.jsonl")
@@ -182,6 +186,26 @@ def test_bring_your_own_dataset(workplace, tiny_policy):
     assert len(exported) >= 40
 
 
+def test_evaluate_a_version(workplace, tiny_policy):
+    """After the recipes, so that there are versions to compare."""
+    config = workplace / "recipes" / "configs" / "evaluate.yaml"
+    tasks = yaml.safe_load(_block("reward_func: my_rewards:exact"))
+    (workplace / "my_rewards.py").write_text(
+        "def exact(completions, answer, **columns):\n"
+        "    return [float(text == right) for text, right in zip(completions, answer)]\n"
+    )
+    Dataset.from_list([{"prompt": "1 + 1 =", "answer": "2"}]).to_json(workplace / "sums.jsonl")
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "tasks": tasks["tasks"]}))
+    command = [*_command(_block("online-trl evaluate"), tiny_policy), "--json"]
+    finished = subprocess.run(
+        command, cwd=workplace, env=_environment(workplace), capture_output=True, text=True, timeout=200
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    figures = json.loads(finished.stdout)["figures"]
+    assert {"win_rate_vs_live", "kl", "task/sums", "reward_accuracy"} <= figures.keys()
+    assert HarnessOptions(**tasks["harness"]).limit == 200
+
+
 def test_look_after_the_log(server, workplace, tiny_policy):
     """After the recipes, so that there are versions to trace."""
     for line in _block("online-trl quarantine").strip().splitlines():
@@ -234,7 +258,7 @@ def test_a_trainer_reads_the_log_of_another_machine(server, workplace, tiny_poli
 def test_every_block_is_run_by_one_of_these_tests():
     run = ("make demo", "online-trl serve", "OpenAI", "httpx", "OnlineGRPOTrainer(", "def brevity")
     run += ("accelerate launch", "online-trl import", "online-trl demo", "online-trl keys", "online-trl quarantine")
-    run += ("reward_sources", "online-trl canary")
+    run += ("reward_sources", "online-trl canary", "online-trl evaluate", "reward_func: my_rewards:exact")
     assert all(any(marker in code for marker in run) for _, code in BLOCKS)
 
 

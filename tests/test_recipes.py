@@ -19,6 +19,7 @@ from trl import ModelConfig
 
 from feedback import WriteEachStep, add_comparisons
 from online_trl.config import check_config_file
+from online_trl.evaluation_settings import EvaluationSettings
 from online_trl.grpo import OnlineGRPOConfig, OnlineGRPOTrainer
 from online_trl.ppo import OnlinePPOConfig
 from online_trl.registry import ModelRegistry
@@ -50,6 +51,8 @@ def settings(folder, model, **more):
         "refresh_steps": 3,
         "refresh_min_statements": 1,
         "reward_config": {"learning_rate": 1e-3, "per_device_train_batch_size": 8, "max_steps": 8},
+        "evaluation_config": str(folder / "evaluate.yaml"),
+        "evaluation_steps": 4,
         "output_dir": str(folder / "out"),
         "max_steps": 9,
         "per_device_train_batch_size": 4,
@@ -70,6 +73,7 @@ def settings(folder, model, **more):
     }
     file = folder / "config.yaml"
     file.write_text(yaml.safe_dump(content))
+    (folder / "evaluate.yaml").write_text("{num_prompts: 4, max_completion_length: 8, device: cpu}")
     prompts = [{"prompt": [{"role": "user", "content": f"seed {index}"}]} for index in range(16)]
     Dataset.from_list(prompts).to_json(folder / "prompts.jsonl")
     return file
@@ -122,6 +126,7 @@ def test_two_processes_train_on_one_view_of_a_growing_log(recipe, accelerate_con
         writer.stop.set()
         writer.join()
     assert finished.returncode == 0, finished.stderr[-3000:]
+    assert finished.stdout.count("'eval_score/live'") == 2
 
     tables = [pandas.read_parquet(path) for path in sorted((tmp_path / "out" / "completions").glob("*.parquet"))]
     assert len(tables) == 9
@@ -282,10 +287,10 @@ def test_the_shipped_config_holds_only_known_keys(file):
     from online_trl.refresh_script import RefreshScriptArguments
     from online_trl.script import OnlineScriptArguments
 
-    own = [RefreshScriptArguments, OnlineRewardConfig]
-    if file.stem in CONFIGS:
-        own = [OnlineScriptArguments, CONFIGS[file.stem]]
-    check_config_file(file, [*own, ModelConfig])
+    own = {kind: [OnlineScriptArguments, config, ModelConfig] for kind, config in CONFIGS.items()}
+    own["reward_refresh"] = [RefreshScriptArguments, OnlineRewardConfig, ModelConfig]
+    own["evaluate"] = [EvaluationSettings]
+    check_config_file(file, own[file.stem])
 
 
 def test_a_refresh_without_a_registry_says_what_is_missing(tiny_policy, tmp_path):

@@ -13,6 +13,7 @@ from ..store import StoreError
 from ..types import InvalidRecordError
 from .datasets import add_export, add_import
 from .demo import add_demo
+from .evaluate import add_evaluate
 from .lineage import add_lineage
 from .log import add_database, add_erase, add_keys, add_quarantine
 from .serve import add_serve
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     add_keys(commands.add_parser("keys", help="who may ask the servers on a log"))
     add_quarantine(commands.add_parser("quarantine", help="feedback that waits for somebody to look at it"))
     add_erase(commands.add_parser("erase", help="erase a user or an answer from the log"))
+    add_evaluate(commands.add_parser("evaluate", help="measure a policy version, and record the result"))
     add_promote(commands.add_parser("promote", help="put a version into service"))
     add_rollback(commands.add_parser("rollback", help="take a version back out of service"))
     add_canary(commands.add_parser("canary", help="a candidate before a share of the users"))

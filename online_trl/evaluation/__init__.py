@@ -8,7 +8,6 @@ from ..estimates import mean_estimate as mean_estimate
 from ..estimates import share_estimate as share_estimate
 from .alignment import answer_length as answer_length
 from .alignment import kl_divergence as kl_divergence
-from .alignment import reward_accuracy as reward_accuracy
 from .judgements import canary_feedback as canary_feedback
 from .judgements import satisfaction as satisfaction
 from .judgements import satisfaction_reports as satisfaction_reports

@@ -4,9 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
-from ..estimates import share_estimate
-from ..types import Estimate, Interaction
+from ..types import Interaction
+from .text import words
+
+
+def log_ratios(logprobs: Sequence[Sequence[float]], reference_logprobs: Sequence[Sequence[float]]) -> list[float]:
+    """
+    Returns the log-probability of each answer under the policy that sampled it less that under a reference, in nats;
+    their mean estimates the KL divergence.
+
+    Args:
+        logprobs (`Sequence[Sequence[float]]`), reference_logprobs (`Sequence[Sequence[float]]`):
+            For each answer, the log-probability of each of its tokens.
+
+    Raises:
+        `ValueError`: if the two do not match token by token.
+    """
+    if [len(row) for row in logprobs] != [len(row) for row in reference_logprobs]:
+        raise ValueError("`logprobs` and `reference_logprobs` are not about the same tokens")
+    return [math.fsum(own) - math.fsum(base) for own, base in zip(logprobs, reference_logprobs, strict=True)]
 
 
 def kl_divergence(logprobs: Sequence[Sequence[float]], reference_logprobs: Sequence[Sequence[float]]) -> float:
@@ -14,32 +32,15 @@ def kl_divergence(logprobs: Sequence[Sequence[float]], reference_logprobs: Seque
     KL divergence of a policy from a reference in nats per answer, estimated from answers that the policy sampled.
 
     Args:
-        logprobs (`Sequence[Sequence[float]]`):
-            For each answer, the log-probability of each of its tokens under the policy.
-        reference_logprobs (`Sequence[Sequence[float]]`):
-            The same under the reference.
+        logprobs (`Sequence[Sequence[float]]`), reference_logprobs (`Sequence[Sequence[float]]`):
+            As in [`log_ratios`].
 
     Raises:
         `ValueError`: if there is no answer, or if the two do not match token by token.
     """
     if not logprobs:
         raise ValueError("there is no answer to estimate a KL divergence from")
-    if [len(row) for row in logprobs] != [len(row) for row in reference_logprobs]:
-        raise ValueError("`logprobs` and `reference_logprobs` are not about the same tokens")
-    ratios = [math.fsum(own) - math.fsum(base) for own, base in zip(logprobs, reference_logprobs, strict=True)]
-    return math.fsum(ratios) / len(ratios)
-
-
-def reward_accuracy(margins: Sequence[float]) -> Estimate:
-    """
-    How often a reward model orders held-out pairs as users did.
-
-    Args:
-        margins (`Sequence[float]`):
-            Score of the chosen answer less that of the rejected one, for each pair. A tie counts half.
-    """
-    correct = [1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins]
-    return share_estimate(math.fsum(correct) / max(1, len(correct)), len(correct))
+    return fmean(log_ratios(logprobs, reference_logprobs))
 
 
 def answer_length(interactions: Iterable[Interaction]) -> float:
@@ -50,5 +51,5 @@ def answer_length(interactions: Iterable[Interaction]) -> float:
         interactions (`Iterable[Interaction]`):
             The answers.
     """
-    lengths = [sum(len(message["content"].split()) for message in row.completion) for row in interactions]
-    return sum(lengths) / len(lengths) if lengths else math.nan
+    lengths = [sum(len(words(message["content"])) for message in row.completion) for row in interactions]
+    return fmean(lengths) if lengths else math.nan

@@ -9,6 +9,7 @@ from typing import Any
 from ..config import ConfigError, check_choice, check_keys, from_mapping, suggestion
 from .functions import load_reward_function
 from .judge import Judge
+from .pairwise_judge import PairwiseJudge
 from .remote_scorer import RemoteScorer
 from .sources import RewardSource, check_reward_model
 
@@ -26,10 +27,15 @@ class _Model:
 
 
 _KINDS: dict[str, type[Any]] = {"function": _Function, "model": _Model, "judge": Judge, "remote": RemoteScorer}
+PAIRWISE_KINDS: dict[str, type[Any]] = {**_KINDS, "pairwise_judge": PairwiseJudge}
+"""What an evaluation may ask beside what pays a policy."""
+
 _COMMON = ("normalise", "on_failure")
 
 
-def read_reward_sources(sources: Mapping[str, Any]) -> dict[str, RewardSource]:
+def read_reward_sources(
+    sources: Mapping[str, Any], *, kinds: Mapping[str, type[Any]] = _KINDS
+) -> dict[str, RewardSource]:
     """
     Makes the sources that `reward_sources` describes.
 
@@ -37,6 +43,8 @@ def read_reward_sources(sources: Mapping[str, Any]) -> dict[str, RewardSource]:
         sources (`Mapping[str, Any]`):
             Options of each source by its name: its `kind` (`function`, `model`, `judge` or `remote`), the options of
             that kind, and `normalise` and `on_failure`.
+        kinds (`Mapping[str, type]`, *optional*):
+            What there is; [`PAIRWISE_KINDS`] for an evaluation.
 
     Returns:
         `dict[str, RewardSource]`: The sources by name.
@@ -44,7 +52,7 @@ def read_reward_sources(sources: Mapping[str, Any]) -> dict[str, RewardSource]:
     Raises:
         [`~online_trl.config.ConfigError`]: if an option is unknown, missing or wrong.
     """
-    return {str(name): _read_source(str(name), options) for name, options in sources.items()}
+    return {str(name): _read_source(str(name), options, kinds) for name, options in sources.items()}
 
 
 def find_reward_source(name: str, named: Mapping[str, RewardSource]) -> RewardSource:
@@ -74,17 +82,17 @@ def find_reward_source(name: str, named: Mapping[str, RewardSource]) -> RewardSo
     return RewardSource(reward=name)
 
 
-def _read_source(name: str, options: Any) -> RewardSource:
+def _read_source(name: str, options: Any, kinds: Mapping[str, type[Any]]) -> RewardSource:
     try:
         if name == LIVE or ":" in name:
             raise ConfigError("the name means something else in `reward_funcs`; give it another one")
         if not isinstance(options, Mapping) or "kind" not in options:
-            raise ConfigError(f"it must be a mapping with a `kind`: {', '.join(_KINDS)}")
+            raise ConfigError(f"it must be a mapping with a `kind`: {', '.join(kinds)}")
         kind = str(options["kind"])
-        check_choice("kind", kind, tuple(_KINDS))
-        known = [field.name for field in fields(_KINDS[kind])]
+        check_choice("kind", kind, tuple(kinds))
+        known = [field.name for field in fields(kinds[kind])]
         check_keys(map(str, options), ["kind", *_COMMON, *known], where="its options")
-        own = from_mapping(_KINDS[kind], {key: options[key] for key in options if key in known}, where="its options")
+        own = from_mapping(kinds[kind], {key: options[key] for key in options if key in known}, where="its options")
         common = {key: str(options[key]) for key in options if key in _COMMON}
         return RewardSource(reward=_reward(own), name=name, **common)  # type: ignore[arg-type]
     except ConfigError as error:

@@ -20,15 +20,6 @@ def test_kl_divergence_needs_matching_tokens():
         evaluation.kl_divergence([], [])
 
 
-def test_reward_accuracy_counts_ties_half():
-    estimate = evaluation.reward_accuracy([0.3, 2.0, -0.1, 0.0])
-    assert (estimate.mean, estimate.n) == (2.5 / 4, 4)
-
-
-def test_nothing_to_order_is_no_accuracy():
-    assert evaluation.reward_accuracy([]).n == 0
-
-
 def test_answer_length_is_in_words():
     interactions = [
         Interaction(
