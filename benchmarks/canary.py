@@ -145,10 +145,10 @@ def measure(share: float, effect: float, *, runs: int, max_judgements: int) -> L
         "effect": effect,
         "canaries": runs,
         "promoted": round(float(np.mean(ends == 1)), 4),
-        "called worse": round(float(np.mean(ends == -1)), 4),
-        "judgements, median": wait(0.5),
+        "worse": round(float(np.mean(ends == -1)), 4),
+        "median": wait(0.5),
         "p90": wait(0.9),
-        "promoted by a fixed test": round(float(np.mean(fooled)), 4),
+        "fixed test": round(float(np.mean(fooled)), 4),
     }
 
 
@@ -165,7 +165,7 @@ def main() -> None:
         for share in args.shares
         for effect in args.effects
     ]
-    table = Table(*lines[0])
+    table = Table(*lines[0], title="Ends of canaries, and judgements until a difference is found")
     for line in lines:
         table.add_row(*("–" if value is None else str(value) for value in line.values()))
     Console().print(table)

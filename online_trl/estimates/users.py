@@ -84,9 +84,9 @@ def clustered_mean(totals: UserTotals) -> ClusteredMean:
 
     A user with k judgements, any two of which correlate by ρ, weighs k / (1 + (k − 1) ρ): the generalised least
     squares weights of a random-intercept model, with the analysis-of-variance estimate of ρ, see Donner 1986, "A
-    review of inference procedures for the intraclass correlation coefficient" (https://doi.org/10.2307/1403259). At ρ
-    = 0 every judgement counts as much, at ρ = 1 every user. The sum of the weights is what the mean is worth, or less
-    where the cluster-robust variance says so.
+    review of inference procedures for the intraclass correlation coefficient in the one-way random effects model",
+    International Statistical Review 54. At ρ = 0 every judgement counts as much, at ρ = 1 every user. The sum of the
+    weights is what the mean is worth, or less where the cluster-robust variance says so.
 
     Args:
         totals ([`UserTotals`]):
