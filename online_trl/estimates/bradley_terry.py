@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..types import Estimate
-from .fixed import student_t_of
-from .sequential import MIN_USERS, critical_value
-from .users import Floats
+from .sequential import sequence_interval
+from .users import ClusteredMean, Floats
 
 _PRECISION = 0.25
 """Of the normal prior of each log-strength: what was never beaten, or never compared, has a finite strength too."""
@@ -61,8 +60,8 @@ def bradley_terry(
     accommodate ties in paired comparison experiments" (https://doi.org/10.1080/01621459.1970.10481082): with strengths
     π and a propensity ν to tie, the first wins, ties and loses in proportion to π₁, ν √(π₁ π₂) and π₂. It is fitted by
     Newton's method with a weak normal prior on each log-strength. The variance is cluster-robust by user, or what the
-    model says if that is more, and the interval of the difference of log-strengths is a confidence sequence, as
-    [`confidence_sequence`] is, under the same assumptions: it holds at all looks together.
+    model says if that is more; it tells how many independent comparisons of the two would say as much, and the
+    interval is that of [`confidence_sequence`] for these, under the same assumptions: it holds at all looks together.
 
     Args:
         comparisons (`Sequence[tuple[str, str, float]]`):
@@ -89,19 +88,22 @@ def bradley_terry(
         return {}
     games = _games(comparisons, users, players)
     parameters, covariance = _fit(games)
-    judges = int(games.users.max()) + 1
+    judges = np.asarray(games.users.max() + 1.0)
     tie = float(np.exp(parameters[-1]))
     estimates = {}
     for name in others:
         contrast = np.zeros(len(parameters))
         contrast[[players.index(name), players.index(reference)]] = 1.0, -1.0
-        lead, variance = float(contrast @ parameters), float(contrast @ covariance @ contrast)
-        # One comparison of equals has an information of 1/4 about the difference of their log-strengths.
-        critical = critical_value(4 / variance / planned, (1 - level) / 2)
-        half = student_t_of(critical, np.asarray(max(judges, MIN_USERS) - 1.0)) * np.sqrt(variance)
-        low, high = (_points(lead - half, tie), _points(lead + half, tie)) if judges >= MIN_USERS else (0.0, 1.0)
+        mean, spread = _points(float(contrast @ parameters), tie)
+        # Points are the sufficient statistic of a lead in log-strength: one comparison tells `spread` about it.
+        independent = np.asarray(1 / (spread * (contrast @ covariance @ contrast)))
+        low, high = sequence_interval(
+            ClusteredMean(np.asarray(mean), np.asarray(spread), independent, judges, np.asarray(len(comparisons))),
+            level=level,
+            planned=planned,
+        )
         n = sum(name in (first, second) for first, second, _ in comparisons)
-        estimates[name] = Estimate(_points(lead, tie), low, high, n)
+        estimates[name] = Estimate(mean, float(low), float(high), n)
     return estimates
 
 
@@ -147,8 +149,9 @@ def _larger(one: Floats, other: Floats) -> Floats:
     return larger
 
 
-def _points(lead: float, tie: float) -> float:
-    """Expected points of a version that leads by so much in log-strength, at a propensity to tie."""
-    # Beyond this the points are 0 or 1 to the last digit, and the exponentials not far from overflowing.
-    win, loss = np.exp(np.clip([lead / 2, -lead / 2], -100, 100))
-    return float((win + tie / 2) / (win + tie + loss))
+def _points(lead: float, tie: float) -> tuple[float, float]:
+    """Mean and variance of the points of a version that leads by so much in log-strength, at a propensity to tie."""
+    chances = np.array([np.exp(lead / 2), tie, np.exp(-lead / 2)])
+    chances /= chances.sum()
+    mean = float(chances @ [1.0, 0.5, 0.0])
+    return mean, float(chances @ [1.0, 0.25, 0.0]) - mean**2
