@@ -194,6 +194,13 @@ class ModelRegistry:
         state = self._storage.state()
         return self._read(state.live[role][-1], state) if state.live[role] else None
 
+    def line(self, role: ModelRole) -> list[str]:
+        """
+        Returns the way to the version in service: the last one is live, and each one is where a rollback of the next
+        goes. A version that was taken back is not on it.
+        """
+        return self._storage.state().live[role]
+
     def history(self, role: ModelRole) -> list[Promotion]:
         """Returns every change of the version in service, oldest first."""
         return [promotion for promotion in self._storage.state().promotions if role_of(promotion.version) is role]

@@ -142,8 +142,10 @@ class Completions:
 
     async def _version(self, model: str, turn: Turn, asker: str) -> str:
         pinned = turn.first_version if self._pin_sessions and model == DEFAULT_MODEL else None
-        # A version that is gone cannot hold on to its conversations.
-        if pinned is not None and pinned in [version.name for version in await self._engine.versions()]:
+        # A version that is gone cannot hold on to its conversations, and one that was taken back must not.
+        if pinned is not None and pinned in [
+            each.name for each in await self._engine.versions() if not each.withdrawn
+        ]:
             return pinned
         return await self._engine.resolve(model, asker=asker)
 

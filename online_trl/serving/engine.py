@@ -89,10 +89,11 @@ class PromptTooLongError(InvalidPromptError):
 
 @dataclass(frozen=True, slots=True)
 class ServedVersion:
-    """A policy version that can be asked for by name, and when it was made."""
+    """A policy version that can be asked for by name, when it was made, and whether it was taken back since."""
 
     name: str
     created_at: datetime
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timezone
 from fnmatch import fnmatch
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Protocol
 from ..config import ConfigError
 from ..registry import ModelRegistry
 from ..registry.versions import file_sha256
-from ..types import Canary, ModelRole, VersionStatus, utcnow
+from ..types import Canary, ModelRole, ModelVersion, VersionStatus, utcnow
 from .engine import ServedVersion
 
 # As `save_pretrained` names them, now and in earlier days.
@@ -63,8 +63,9 @@ class RegistryPolicies:
         self.registry = registry
 
     def versions(self) -> list[ServedVersion]:
+        line = self.registry.line(ModelRole.POLICY)
         return [
-            ServedVersion(version.name, version.created_at)
+            ServedVersion(version.name, version.created_at, _was_withdrawn(version, line))
             for version in self.registry.versions(ModelRole.POLICY)
             if version.pruned_at is None
         ]
@@ -135,6 +136,11 @@ class SinglePolicy:
         if not folder.is_dir():
             folder = _cached_folder(self._model)
         return _weights_hash({path.name: file_sha256(path) for path in folder.iterdir() if _holds_weights(path.name)})
+
+
+def _was_withdrawn(version: ModelVersion, line: Collection[str]) -> bool:
+    """Returns whether a version was decided against, or rolled back after it had been live."""
+    return version.status is not VersionStatus.CANDIDATE and version.name not in line
 
 
 def _weights_hash(checksums: Mapping[str, str]) -> str:

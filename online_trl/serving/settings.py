@@ -58,7 +58,7 @@ class ServerSettings:
         comparison_registry (`str`, *optional*):
             Registry whose live reward model chooses. Defaults to the one whose policy is served.
         pin_sessions (`bool`, *optional*, defaults to `False`):
-            Whether a conversation stays with the policy version that answered it first.
+            Whether a conversation stays with the policy version that answered it first, unless that is rolled back.
         log_messages (`bool`, *optional*, defaults to `False`):
             Whether the text of messages and feedback may stand in the server's own log.
         rating_bounds (`dict[str, tuple[float, float]]`, *optional*):

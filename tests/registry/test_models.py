@@ -149,6 +149,7 @@ def test_rollback_goes_back_one_version_at_a_time(registry):
     for name in (first, second, third):
         registry.promote(name, "better")
     assert registry.rollback(ModelRole.POLICY, "users complain").name == second
+    assert registry.line(ModelRole.POLICY) == [first, second]
     assert registry.rollback(ModelRole.POLICY, "still").name == first
     assert [version.status for version in registry.versions(ModelRole.POLICY)] == [
         VersionStatus.LIVE,

@@ -120,3 +120,17 @@ def test_conversation_whose_version_is_gone_goes_on_with_the_live_one(pinned: De
     folder = pinned.registry.path(gone.name)
     folder.rename(folder.with_name("set-aside"))
     assert conversation.ask() == live_version(pinned)
+
+
+def test_conversation_leaves_a_version_that_is_rolled_back(pinned: Deployment, policy_folders: list[Path]):
+    bad = pinned.registry.publish(ModelRole.POLICY, copy_model(policy_folders[0])).name
+    before = live_version(pinned)
+    pinned.registry.promote(bad, "better")
+    while live_version(pinned) != bad:
+        time.sleep(0.05)
+    conversation = Conversation(pinned, "early")
+    assert conversation.ask() == bad
+    pinned.registry.rollback(ModelRole.POLICY, "worse", version=bad)
+    while live_version(pinned) == bad:
+        time.sleep(0.05)
+    assert conversation.ask() == before
