@@ -135,10 +135,11 @@ def measure_curves(bench: Bench, console: Console) -> None:
 
 def measure_sizes(bench: Bench, console: Console) -> None:
     table = Table("ours", "model", "sharding", "LoRA", "peak memory", "tokens per second")
+    saving = {"gradient_checkpointing": True}
     for trainer, extra in (("grpo", {"generations": 8}), ("ppo", {"epochs": 4})):
         for sharding, lora in (("zero3", False), ("offload", False), ("none", True)):
             for shape in bench.arguments.large:
-                arm = bench.arm(shape, trainer=trainer, ours=True, lora=lora, **extra)
+                arm = bench.arm(shape, trainer=trainer, ours=True, lora=lora, settings=saving, **extra)
                 given = (trainer.upper(), shape, sharding, "yes" if lora else "no")
                 try:
                     row = bench.run(arm, "sizes", sharding)
@@ -152,14 +153,15 @@ def measure_sizes(bench: Bench, console: Console) -> None:
 def where_time_goes(rows: Sequence[dict[str, Any]]) -> Table:
     """Returns how the time of the compared runs is divided, in per cent."""
     parts = ("generation", "scoring", "refresh", "the rest")
-    table = Table("where the time goes", "trainer", "model", *parts, "(the rest: forward, backward, optimiser)")
+    table = Table("section", "trainer", "model", *parts)
+    table.title, table.caption = "where the time goes", "the rest: forward, backward, optimiser"
     groups: dict[tuple[str, str, str], list[dict[str, float]]] = {}
     for row in rows:
         side = "ours" if row["ours"] else "TRL's"
         groups.setdefault((row["section"], side, Path(row["models"]).name), []).append(row["parts"])
     for key, shares in groups.items():
         of_all = [[share[part] / sum(share.values()) for share in shares] for part in parts]
-        table.add_row(*key, *(f"{statistics.median(part):.0%}" for part in of_all), "")
+        table.add_row(*key, *(f"{statistics.median(part):.0%}" for part in of_all))
     return table
 
 

@@ -227,11 +227,11 @@ def _common(arm: Arm, folder: Path) -> dict[str, Any]:
         "disable_tqdm": True,
         "use_cpu": arm.use_cpu,
         "bf16": arm.bf16,
-        "gradient_checkpointing": arm.bf16,
         "seed": arm.seed,
         "dataloader_pin_memory": False,
-        # TRL's `PPOTrainer` does not clip gradients.
+        # TRL's `PPOTrainer` neither clips gradients nor checkpoints activations, whatever its settings say.
         "max_grad_norm": 0.0,
+        "gradient_checkpointing": False,
         **arm.settings,
     }
 
