@@ -26,7 +26,7 @@ from adaptation_scenarios import SCENARIOS, Run, scaled
 from adaptation_users import Audience
 from online_trl.callbacks import RefreshCallback
 from online_trl.data import PreferenceFeed
-from online_trl.loop import TRAINERS
+from online_trl.demo.stations import TRAINERS
 from online_trl.registry import ModelRegistry
 from online_trl.rewards.refresh import RefreshOutcome
 from online_trl.rewards.schedule import RefreshSchedule

@@ -160,7 +160,9 @@ class OnlineArguments(RefreshArguments):
             `{"learning_rate": 1e-4}`.
         reward_lora (`dict` or `str`, *optional*):
             Keyword arguments of PEFT's `LoraConfig`, such as `{"r": 16}`, to refresh the reward model by an adapter,
-            which is merged into the version that is published. Defaults to training all weights.
+            which is merged into the version that is published. Defaults to training all weights. Where the policy is
+            trained by LoRA too, the trainer scores with the adapter on the policy's base, which is then in memory
+            once; not under ZeRO-3.
     """
 
     fresh_prompt_fraction: float = field(

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from .registry import Consumed, ModelRegistry, Sources
+from .store import LogReader
 from .types import ModelRole, ModelVersion, VersionStatus
 
 
@@ -129,3 +131,24 @@ def feedback_behind(made_of: Collection[Ingredient]) -> Sources:
     for ingredient in made_of:
         trained_on |= ingredient.consumed.trained_on
     return trained_on
+
+
+def learning_delays(registry: ModelRegistry, store: LogReader) -> list[float]:
+    """
+    Returns how long it took from each row of feedback to the first policy in service that had learned from it, in
+    seconds, shortest first. What no policy in service has learned from is left out.
+
+    Args:
+        registry ([`~online_trl.registry.ModelRegistry`]):
+            The versions.
+        store ([`~online_trl.store.LogReader`]):
+            The feedback log.
+    """
+    served: dict[str, datetime] = {}
+    for promotion in registry.history(ModelRole.POLICY):
+        behind = feedback_behind(ingredients(registry, promotion.version))
+        served |= dict.fromkeys(behind.feedback_ids - served.keys(), promotion.at)
+    rows = store.feedback() if served else []
+    return sorted(
+        (served[row.feedback_id] - row.created_at).total_seconds() for row in rows if row.feedback_id in served
+    )

@@ -1,146 +1,174 @@
-"""The closed loop: deploy, collect, train while the reward model is refreshed, evaluate, promote, and round again.
+"""The closed loop: deploy, collect, train while the reward model is refreshed, evaluate, try out, promote, and again.
 
-The stations do not know the loop; it wires and drives them. What has been completed is on disk, so a loop that is
-stopped at any moment goes on where it was: a completed station is never run twice, and a training run resumes from its
-last complete checkpoint.
+The loop knows the order of the stations and nothing of what they do; the demo and the service hand it theirs. What has
+been completed is on disk, so a loop that is stopped at any moment goes on where it was: a completed step is never run
+twice. One that was under way is run again, so a station finds out what it had done already.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import httpx
-from transformers import PrinterCallback
+from .types import GateCheck, GateDecision, PolicyDecision, utcnow
 
-from .callbacks import StepProgress, StopCallback
-from .checkpoint import last_complete_checkpoint
-from .config import check_choice
-from .critic import CRITIC_FOLDER
-from .evaluation_records import as_record
-from .gates import PromotionThresholds
-from .grpo import OnlineGRPOConfig, OnlineGRPOTrainer
-from .measurement import Measurement
-from .ppo import OnlinePPOConfig, OnlinePPOTrainer
-from .preferences import prompt_dataset
-from .registry import ModelRegistry, RegistryError, copy_model
-from .report import RunReport
-from .rewards.refresh import RefreshOutcome
-from .rewards.scorer import LiveReward
-from .store import FeedbackStore
-from .types import GateCheck, GateDecision, ModelRole, ModelVersion, PolicyDecision, PolicyEvaluation, Purpose
-
-TRAINERS: dict[str, tuple[type, type]] = {
-    "grpo": (OnlineGRPOConfig, OnlineGRPOTrainer),
-    "ppo": (OnlinePPOConfig, OnlinePPOTrainer),
-}
-
-Progress = Callable[[str, float], None]
-"""Called with what is being done and the share of it that is done, in [0, 1]."""
+BEGIN = "0/begin"
+"""The step before the first round."""
+STATIONS = ("collect", "train", "evaluate", "canary", "promote")
+"""The steps of a round, in order."""
+# What was decided in the last rounds is kept: a file that a service of many years rewrites must not grow with them.
+_ROUNDS_KEPT = 1000
 
 
-class Users(Protocol):
-    """Those who talk to the deployed policy, as far as the loop has to wait for them."""
+class Stations(Protocol):
+    """What the loop goes through. Each call may follow on one that was interrupted."""
 
-    def chat(self, n_sessions: int, round: int, *, progress: Callable[[int, int], None] | None = None) -> None:
-        """Holds so many conversations and reacts to them."""
+    def begin(self) -> None:
+        """Brings a first policy into service, if there is none."""
         ...
 
-    def deliver_late(self, round: int) -> None:
-        """Sends the feedback of earlier rounds that was held back until now."""
+    def collect(self, number: int, after: int) -> int:
+        """
+        Waits until there is something to train on that came after a `seq`, that of the round before; returns the `seq`
+        that the log has grown to.
+        """
         ...
 
-    def chat_forever(self, stop: threading.Event, round: int) -> None:
-        """Talks to the policy until told to stop."""
+    def train(self, number: int, upto: int) -> str:
+        """Trains from the policy in service; returns the name of the candidate that was published."""
         ...
 
-    def evaluate(
-        self,
-        versions: Sequence[str],
-        n_prompts: int,
-        round: int,
-        *,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> None:
-        """Judges the answers of several versions to the same prompts."""
+    def evaluate(self, number: int, candidate: str) -> PolicyDecision:
+        """Decides whether a candidate may replace the version in service."""
         ...
+
+    def canary(self, number: int, decision: PolicyDecision) -> PolicyDecision:
+        """Tries out a candidate that was accepted on some of the users; returns what is decided after that."""
+        ...
+
+    def promote(self, number: int, decision: PolicyDecision) -> None:
+        """Puts a candidate into service, or refuses it, as was decided."""
+        ...
+
+
+class StepFailedError(RuntimeError):
+    """A step failed as often as it may; the message names it and what was wrong the last time."""
+
+
+class PausedError(RuntimeError):
+    """A step waits for something that takes longer than this run of the loop shall last; the next goes on with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoopSettings:
+class Retry:
     """
-    How the loop goes round.
+    What becomes of a step that fails.
 
     Args:
-        trainer (`str`, *optional*, defaults to `"grpo"`):
-            `grpo` or `ppo`.
-        rounds (`int`, *optional*, defaults to `3`):
-            How often it goes round.
-        sessions (`int`, *optional*, defaults to `200`):
-            Conversations before the training run of a round.
-        evaluation_prompts (`int`, *optional*, defaults to `100`):
-            Held-out prompts that each version is judged on.
-        training (`dict[str, Any]`, *optional*):
-            Fields of the trainer's config.
-        gate ([`~online_trl.gates.PromotionThresholds`], *optional*):
-            What a candidate has to show.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the training runs.
+        attempts (`int`, *optional*, defaults to `5`):
+            How often it is tried.
+        seconds (`float`, *optional*, defaults to `10.0`):
+            Pause before the second attempt; it doubles with each further one.
+        longest (`float`, *optional*, defaults to `600.0`):
+            Longest pause, in seconds.
     """
 
-    trainer: str = "grpo"
-    rounds: int = 3
-    sessions: int = 200
-    evaluation_prompts: int = 100
-    training: dict[str, Any] = field(default_factory=dict)
-    gate: PromotionThresholds = field(default_factory=PromotionThresholds)
-    seed: int = 0
+    attempts: int = 5
+    seconds: float = 10.0
+    longest: float = 600.0
 
-    def __post_init__(self) -> None:
-        check_choice("trainer", self.trainer, tuple(TRAINERS))
+    def pause(self, attempt: int) -> float:
+        """Returns the pause after an attempt, counted from 1, in seconds."""
+        return min(self.longest, self.seconds * 2.0 ** (attempt - 1))
 
 
 class LoopState:
     """
-    What a loop has completed, on disk, replaced atomically.
+    What a loop has completed and what it is at, on disk, replaced atomically.
 
     Args:
         path (`Path`):
-            The file.
+            The file, such as `loop.json`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.content: dict[str, Any] = {"completed": {}, "seconds": 0.0}
+        self.content: dict[str, Any] = {
+            "round": 0,
+            "completed": {},
+            "decisions": {},
+            "upto": 0,
+            "at": {},
+            "seconds": 0.0,
+            "seconds_of": {},
+        }
         if path.is_file():
             self.content = json.loads(path.read_text(encoding="utf-8"))
         self._resumed = time.monotonic()
         self._before = float(self.content["seconds"])
+        self._entered = self.seconds
 
     @property
     def seconds(self) -> float:
         """Time the loop has run, over all its starts."""
         return self._before + time.monotonic() - self._resumed
 
+    @property
+    def round(self) -> int:
+        """Number of the round that is under way; 0 before the first."""
+        return int(self.content["round"])
+
+    @property
+    def decisions(self) -> list[PolicyDecision]:
+        """What was decided in each completed round that is still known, oldest first."""
+        return [decision_from(row) for row in self.content["decisions"].values()]
+
+    @property
+    def upto(self) -> int:
+        """`seq` of the log up to which the last round collected."""
+        return int(self.content["upto"])
+
+    def seconds_of(self, station: str) -> float:
+        """Returns how long a station took in all, as far as its steps were completed in one go."""
+        return float(self.content["seconds_of"].get(station, 0.0))
+
     def is_completed(self, step: str) -> bool:
-        """Returns whether a step has been completed."""
-        return step in self.content["completed"]
+        """Returns whether a step, such as `3/train`, has been completed."""
+        number, station = _parts(step)
+        return number < self.round or (number == self.round and station in self.content["completed"])
 
     def result(self, step: str) -> Any:
-        """Returns what a completed step led to."""
-        return self.content["completed"][step]
+        """Returns what a completed step of the round under way led to."""
+        return self.content["completed"][_parts(step)[1]]
+
+    def enter(self, step: str, **details: Any) -> None:
+        """Takes note of what is under way, for whoever asks how the loop is."""
+        if step != self.content["at"].get("step"):
+            self._entered = self.seconds
+        self.content["at"] = {"step": step, "since": utcnow().isoformat(), **details}
+        self._write()
 
     def complete(self, step: str, result: Any = None) -> None:
-        """Records a step as completed, with what it led to."""
-        self.content["completed"][step] = result
+        """Records a step as completed, with what it led to. The last step of a round begins the next one."""
+        number, station = _parts(step)
+        self.content["completed"][station] = result
+        self.content["seconds_of"][station] = self.seconds_of(station) + self.seconds - self._entered
+        if station == "collect":
+            self.content["upto"] = result
+        if station == "canary":
+            kept = [*self.content["decisions"].items(), (str(number), result)][-_ROUNDS_KEPT:]
+            self.content["decisions"] = dict(kept)
+        if step == BEGIN or station == STATIONS[-1]:
+            self.content |= {"round": number + 1, "completed": {}}
+        self._write()
+
+    def _write(self) -> None:
         self.content["seconds"] = self.seconds
         staged = self.path.with_suffix(".tmp")
         staged.write_text(json.dumps(self.content, indent=1), encoding="utf-8")
@@ -152,214 +180,101 @@ class OnlineLoop:
     Drives the stations round after round.
 
     Args:
-        store ([`~online_trl.store.FeedbackStore`]):
-            The feedback log.
-        registry ([`~online_trl.registry.ModelRegistry`]):
-            Where versions are published; its live policy is what the server serves.
-        server_url (`str`):
-            Address of the running server, which follows the registry.
-        users ([`Users`]):
-            Those who talk to it.
-        settings ([`LoopSettings`]):
-            How to go round.
-        output_dir (`Path`):
-            Where training runs are kept.
+        stations ([`Stations`]):
+            What it goes through.
         state ([`LoopState`]):
             What has been completed.
-        progress (`Callable[[str, float], None]`, *optional*):
-            Called while a step is under way.
-        on_refresh (`Callable[[RefreshOutcome], None]`, *optional*):
-            Called after each refresh of the reward model.
-        evaluate (`Callable[[str], PolicyEvaluation]`, *optional*):
-            Evaluates a candidate by its name, whose guard metrics then count too.
+        go_on (`Callable[[LoopState], bool]`, *optional*):
+            Asked before each round. Defaults to without end.
+        retry ([`Retry`], *optional*):
+            What becomes of a step that fails. By default the failure is the loop's own.
+        on_step (`Callable[[str], None]`, *optional*):
+            Called when a step begins, with its name, such as `3/train`.
+        wait (`Callable[[float], None]`, *optional*):
+            Waits so many seconds before the next attempt. Defaults to `time.sleep`.
     """
 
     def __init__(
         self,
-        *,
-        store: FeedbackStore,
-        registry: ModelRegistry,
-        server_url: str,
-        users: Users,
-        settings: LoopSettings,
-        output_dir: Path,
+        stations: Stations,
         state: LoopState,
-        progress: Progress | None = None,
-        on_refresh: Callable[[RefreshOutcome], None] | None = None,
-        evaluate: Callable[[str], PolicyEvaluation] | None = None,
+        *,
+        go_on: Callable[[LoopState], bool] = lambda state: True,
+        retry: Retry | None = None,
+        on_step: Callable[[str], None] | None = None,
+        wait: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.store = store
-        self.registry = registry
-        self.server_url = server_url
-        self.users = users
-        self.settings = settings
-        self.output_dir = output_dir
-        self.progress: Progress = progress or (lambda step, share: None)
+        self.stations = stations
         self.state = state
-        self.on_refresh = on_refresh
-        self.evaluate = evaluate
-        self.measurement = Measurement(store, registry)
+        self.go_on = go_on
+        self.retry = retry
+        self.on_step = on_step or (lambda step: None)
+        self.wait = wait
 
     def run(self) -> None:
         """
-        Goes round until all rounds are completed.
+        Begins, and goes round as long as it may.
 
         Raises:
             `KeyboardInterrupt`: if it was interrupted; what was completed is kept.
+            [`StepFailedError`]: if a step failed as often as `retry` allows.
+            [`PausedError`]: if a step waits for the next run.
         """
-        self._step("base/evaluate", self._evaluate_base)
-        for number in range(1, self.settings.rounds + 1):
-            self._step(f"{number}/collect", partial(self._collect, number))
-            self._step(f"{number}/train", partial(self._train, number))
-            candidate = self.state.result(f"{number}/train")["policy_version"]
-            self._step(f"{number}/evaluate", partial(self._evaluate, number, candidate))
-            self._step(f"{number}/promote", partial(self._promote, number, candidate))
+        self.begin()
+        while self.state.content["completed"] or self.go_on(self.state):
+            self._go_round(self.state.round)
 
-    def _step(self, name: str, run: Callable[[], Any]) -> None:
-        if not self.state.is_completed(name):
-            self.progress(name, 0.0)
-            self.state.complete(name, run())
-            self.progress(name, 1.0)
+    def begin(self) -> None:
+        """Takes the step before the first round, unless it is completed."""
+        if not self.state.is_completed(BEGIN):
+            self._step(BEGIN, self.stations.begin)
 
-    def _evaluate_base(self) -> None:
-        self.users.evaluate(
-            [self.measurement.base], self.settings.evaluation_prompts, 0, progress=self._fraction("base/evaluate")
-        )
+    def _go_round(self, number: int) -> None:
+        stations = self.stations
+        upto = self._step(f"{number}/collect", partial(stations.collect, number, self.state.upto))
+        candidate = self._step(f"{number}/train", partial(stations.train, number, upto))
+        decision = self._decide(f"{number}/evaluate", partial(stations.evaluate, number, candidate))
+        decision = self._decide(f"{number}/canary", partial(stations.canary, number, decision))
+        self._step(f"{number}/promote", partial(stations.promote, number, decision))
 
-    def _collect(self, number: int) -> dict[str, int]:
-        self.users.deliver_late(number)
-        self.users.chat(self.settings.sessions, number, progress=self._fraction(f"{number}/collect"))
-        return {"upto": self.store.latest_seq()}
+    def _decide(self, step: str, run: Callable[[], PolicyDecision]) -> PolicyDecision:
+        return decision_from(self._step(step, lambda: asdict(run())))
 
-    def _train(self, number: int) -> dict[str, Any]:
-        """Trains on from the policy in service while users go on talking to it; publishes a candidate."""
-        # A loop that was killed just after it published must not publish the same policy a second time.
-        published = [v for v in self.registry.versions(ModelRole.POLICY) if v.config.get("round") == number]
-        version = published[0] if published else self._train_and_publish(number)
-        return {"policy_version": version.name}
+    def _step(self, step: str, run: Callable[[], Any]) -> Any:
+        if self.state.is_completed(step):
+            return self.state.result(step)
+        self.state.enter(step)
+        self.on_step(step)
+        result = self._try(step, run) if self.retry is not None else run()
+        self.state.complete(step, result)
+        return result
 
-    def _train_and_publish(self, number: int) -> ModelVersion:
-        live = self._live_policy()
-        folder = self.output_dir / "training" / f"round-{number}"
-        trainer = self._make_trainer(live, folder, number)
-        with self._traffic(number):
-            trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
-        if trainer.state.global_step < trainer.state.max_steps:
-            raise KeyboardInterrupt  # the checkpoint that was saved on the way out is resumed from
-        trainer.save_model(str(folder))
-        return self.registry.publish(
-            ModelRole.POLICY,
-            copy_model(folder),
-            parent=live.name,
-            feedback_interval=(0, trainer.feedback_cursor),
-            prompt_interval=(0, trainer.online_collator.cursor),
-            reward_versions=tuple(trainer.live_reward.versions_used),
-            config={"trainer": self.settings.trainer, "seed": self.settings.seed, "round": number},
-        )
-
-    def _make_trainer(self, live: ModelVersion, folder: Path, number: int) -> Any:
-        config_type, trainer_type = TRAINERS[self.settings.trainer]
-        settings = {"output_dir": str(folder), "seed": self.settings.seed, **self.settings.training}
-        path = self.registry.path(live.name)
-        if config_type is OnlinePPOConfig and (path / CRITIC_FOLDER).is_dir():
-            settings["critic_model"] = str(path / CRITIC_FOLDER)
-        # Up to where this round's collection ended, so that a resumed run goes through the same prompts.
-        upto = self.state.result(f"{number}/collect")["upto"]
-        prompts = prompt_dataset(self.store.interactions(upto=upto, purpose=Purpose.CHAT))
-        trainer = trainer_type(
-            model=str(path),
-            reward_funcs=[LiveReward(self.registry)],
-            args=config_type(**settings),
-            train_dataset=prompts.shuffle(seed=self.settings.seed),
-            store=self.store,
-            callbacks=[StepProgress(self._fraction(f"{number}/train")), StopCallback()],
-        )
-        trainer.remove_callback(PrinterCallback)  # the loop shows its own progress
-        if self.on_refresh is not None:
-            trainer.refresh_callback.schedule.on_refresh = self.on_refresh
-        return trainer
-
-    @contextmanager
-    def _traffic(self, number: int) -> Iterator[None]:
-        stop = threading.Event()
-        thread = threading.Thread(target=self.users.chat_forever, args=(stop, number), name="users", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-
-    def _evaluate(self, number: int, candidate: str) -> dict[str, Any]:
-        live = self._live_policy().name
-        versions = list(dict.fromkeys([candidate, live, self.measurement.base]))
-        self.users.evaluate(
-            versions, self.settings.evaluation_prompts, number, progress=self._fraction(f"{number}/evaluate")
-        )
-        if self.evaluate is not None:
-            self.registry.record_evaluation(candidate, as_record(self.evaluate(candidate)))
-        decision = self.measurement.decide(candidate, self.settings.gate)
-        return {"version": candidate, "incumbent": live, "decision": asdict(decision)}
-
-    def _promote(self, number: int, candidate: str) -> None:
-        decision = self.state.result(f"{number}/evaluate")["decision"]
-        if not decision["accepted"]:
-            self.registry.refuse(candidate, decision["reason"])
-            return
-        self.registry.promote(candidate, decision["reason"])
-        wait_until_served(self.server_url, candidate)
-
-    def _live_policy(self) -> ModelVersion:
-        live = self.registry.live(ModelRole.POLICY)
-        if live is None:
-            raise RegistryError("the registry has no live policy to train on from; publish and promote one first")
-        return live
-
-    def _fraction(self, step: str) -> Callable[[int, int], None]:
-        return lambda done, total: self.progress(step, done / total)
+    def _try(self, step: str, run: Callable[[], Any]) -> Any:
+        assert self.retry is not None
+        for attempt in range(1, self.retry.attempts + 1):
+            try:
+                return run()
+            except PausedError:
+                raise
+            # Whatever went wrong in one step is told and tried again: serving must not end with it.
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                if attempt == self.retry.attempts:
+                    raise StepFailedError(f"{step} failed {attempt} times, the last time with {reason}") from error
+                pause = self.retry.pause(attempt)
+                self.state.enter(step, failed=attempt, reason=reason, retry_in_seconds=pause)
+                self.wait(pause)
+                self.state.enter(step, failed=attempt, reason=reason)
+        raise AssertionError("a step is tried once at least")
 
 
-def gather_report(state: LoopState, settings: LoopSettings, measurement: Measurement) -> RunReport:
-    """
-    Gathers what came of a loop whose rounds are completed.
-
-    Args:
-        state ([`LoopState`]), settings ([`LoopSettings`]):
-            The loop's.
-        measurement ([`~online_trl.measurement.Measurement`]):
-            Over the loop's log and registry.
-    """
-    return measurement.report(
-        trainer=settings.trainer,
-        seed=settings.seed,
-        seconds=state.content["seconds"],
-        decisions=[_decision(state.result(f"{number}/evaluate")) for number in range(1, settings.rounds + 1)],
-    )
+def decision_from(content: dict[str, Any]) -> PolicyDecision:
+    """Returns the decision that was kept as a mapping."""
+    checks = tuple(GateCheck(**check) for check in content["decision"]["checks"])
+    decision = GateDecision(content["decision"]["accepted"], content["decision"]["reason"], checks)
+    return PolicyDecision(version=content["version"], incumbent=content["incumbent"], decision=decision)
 
 
-def _decision(result: dict[str, Any]) -> PolicyDecision:
-    checks = tuple(GateCheck(**check) for check in result["decision"]["checks"])
-    decision = GateDecision(result["decision"]["accepted"], result["decision"]["reason"], checks)
-    return PolicyDecision(version=result["version"], incumbent=result["incumbent"], decision=decision)
-
-
-def wait_until_served(server_url: str, version: str, *, timeout: float = 60.0) -> None:
-    """
-    Waits until a server answers with a version by default.
-
-    Args:
-        server_url (`str`):
-            Address of the server.
-        version (`str`):
-            Name of the policy version.
-        timeout (`float`, *optional*, defaults to `60.0`):
-            Seconds to wait.
-
-    Raises:
-        `TimeoutError`: if it does not in that time.
-    """
-    deadline = time.monotonic() + timeout
-    while httpx.get(f"{server_url}/healthz").json()["policy_version"] != version:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the server at {server_url} does not serve {version} after {timeout:.0f} s")
-        time.sleep(0.1)
+def _parts(step: str) -> tuple[int, str]:
+    number, _, station = step.partition("/")
+    return int(number), station

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers import AutoConfig
 from trl import GRPOConfig, ModelConfig, ScriptArguments, TrlParser
 
 from .callbacks import StopCallback
+from .checkpoint import last_complete_checkpoint
 from .config import ConfigError, check_config_file
 from .dataset_import import DatasetFormatError, import_dataset, load_hf_dataset
 from .distributed import broadcast_from_main
@@ -200,7 +201,7 @@ def run(trainer: Any, job: Job) -> str | None:
     Args:
         trainer (`Trainer`):
             The trainer; it resumes from `args.resume_from_checkpoint`, where `true` stands for the newest complete
-            checkpoint. Every rank calls this.
+            checkpoint, and `auto` for that one if there is one. Every rank calls this.
         job ([`Job`]):
             The recipe's parts.
 
@@ -209,13 +210,19 @@ def run(trainer: Any, job: Job) -> str | None:
     """
     stop = StopCallback()
     trainer.add_callback(stop)
-    resume = trainer.args.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint=True if resume in ("true", "True") else resume)
+    trainer.train(resume_from_checkpoint=_checkpoint(trainer.args))
     if stop.stopped:
         return None
     trainer.save_model(trainer.args.output_dir)
     registry = job.registry
     return broadcast_from_main(lambda: _publish(trainer, registry)) if registry is not None else None
+
+
+def _checkpoint(args: GRPOConfig) -> str | bool | None:
+    wanted: str | None = args.resume_from_checkpoint
+    if wanted == "auto":
+        return last_complete_checkpoint(args.output_dir)
+    return True if wanted in ("true", "True") else wanted
 
 
 def _publish(trainer: Any, registry: ModelRegistry) -> str:
@@ -228,10 +235,28 @@ def _publish(trainer: Any, registry: ModelRegistry) -> str:
         feedback_interval=(0, trainer.feedback_cursor) if trainer.feedback_cursor is not None else None,
         prompt_interval=(0, collator.cursor) if collator is not None else None,
         reward_versions=tuple(trainer.live_reward.versions_used) if trainer.live_reward is not None else (),
+        config=changed_settings(trainer.args),
     )
     if incumbent is None:
         registry.promote(version.name, "the first policy of this registry")
     return version.name
+
+
+def changed_settings(args: Any) -> dict[str, Any]:
+    """
+    Returns the settings that are not at their default, as far as they are plain values, for the record of a version.
+
+    Args:
+        args (`TrainingArguments`):
+            Settings of a trainer.
+    """
+    plain = (str, int, float, bool, list, dict)
+    changed = {
+        each.name: getattr(args, each.name)
+        for each in fields(args)
+        if each.init and each.default is not MISSING and getattr(args, each.name) != each.default
+    }
+    return {name: value for name, value in changed.items() if type(value) in plain}
 
 
 def _reward_sources(script_args: OnlineScriptArguments, training_args: GRPOConfig) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOConfig
 from trl.data_utils import is_conversational
 from trl.trainer.utils import get_config_model_id
@@ -30,6 +31,7 @@ from .rewards.reward_trainer import OnlineRewardConfig
 from .rewards.schedule import RefreshSchedule
 from .rewards.scorer import VERSION_METRIC, LiveReward, version_number
 from .rewards.sources import RewardSources
+from .shared_base import has_lora, on_shared_base
 from .store import LogReader
 from .types import ModelRole
 
@@ -134,6 +136,9 @@ class OnlineTrainerMixin(CheckpointMixin):
     def _attach_live_reward(self, live: LiveReward) -> None:
         live.device = self.args.device
         live.pessimism = self.args.reward_pessimism
+        # Under ZeRO-3 no rank has the whole base, which a rank alone scores with.
+        if has_lora(self.model) and not is_deepspeed_zero3_enabled():  # type: ignore[attr-defined]
+            live.base = on_shared_base(self.model)  # type: ignore[attr-defined]
         version = broadcast_from_main(lambda: live.registry.live(ModelRole.REWARD))
         if version is not None:
             live.load(version.name)

@@ -8,7 +8,7 @@ import pytest
 
 from feedback import add_comparisons
 from online_trl.cli import main
-from online_trl.lineage import Use, feedback_behind, ingredients, uses
+from online_trl.lineage import Use, feedback_behind, ingredients, learning_delays, uses
 from online_trl.preferences import read_preferences
 from online_trl.registry import Consumed, ModelRegistry, RegistryError, Sources
 from online_trl.store import FeedbackStore
@@ -200,3 +200,23 @@ def test_the_command_shows_a_table_without_a_store(trained, capsys):
 def test_users_and_answers_need_the_log(trained, capsys):
     assert main(["lineage", "--registry", trained[0], "--user", "user-0"]) == 2
     assert "name the log with `--store`" in capsys.readouterr().err
+
+
+def test_the_delay_of_feedback_ends_with_the_first_policy_in_service_that_learned_from_it(registry, tmp_path):
+    with FeedbackStore(f"sqlite:///{tmp_path / 'log.db'}") as store:
+        add_comparisons(store, 3)
+        first, second, unheard = store.feedback()
+        publish_reward(registry, sources(first.feedback_id))
+        publish_reward(registry, sources(first.feedback_id, second.feedback_id))
+        publish_policy(registry, reward_versions=("reward-0004",))
+        publish_policy(registry, reward_versions=("reward-0005",))
+        publish_policy(registry, reward_versions=("reward-0005",))
+        assert learning_delays(registry, store) == []
+        registry.promote("policy-0004", "first")
+        registry.promote("policy-0005", "second")
+        registry.promote("policy-0006", "third")
+        ends = [promotion.at for promotion in registry.history(ModelRole.POLICY)]
+        assert learning_delays(registry, store) == sorted(
+            [(ends[0] - first.created_at).total_seconds(), (ends[1] - second.created_at).total_seconds()]
+        )
+        assert unheard.feedback_id not in feedback_behind(ingredients(registry, "policy-0006")).feedback_ids

@@ -19,6 +19,7 @@ from datasets import Dataset
 
 from feedback import add_comparisons
 from online_trl import cli
+from online_trl.deployment.settings import read_deployment
 from online_trl.evaluation.harness import HarnessOptions
 from online_trl.registry import ModelRegistry
 from online_trl.store import FeedbackStore
@@ -54,7 +55,7 @@ def workplace(tmp_path_factory, tiny_policy):
     shutil.copytree(ROOT / "ds_configs", folder / "ds_configs")
     policy = {"model_name_or_path": tiny_policy}
     for config in (folder / "recipes" / "configs").glob("*.yaml"):
-        small = {"evaluate": SMALL_EVALUATION, "reward_refresh": {**SMALL_REFRESH, **policy}}
+        small = {"evaluate": SMALL_EVALUATION, "loop": {}, "reward_refresh": {**SMALL_REFRESH, **policy}}
         content = yaml.safe_load(config.read_text()) | small.get(config.stem, {**SMALL, **policy})
         config.write_text(yaml.safe_dump(content))
     rows = [{"prompt": f"Is it {number}?", "chosen": f"yes {number}", "rejected": "no"} for number in range(40)]
@@ -81,6 +82,14 @@ def test_the_demo_of_the_readme_is_one_that_exists():
     """It is run for real, for two rounds, in `end_to_end/test_demo.py`."""
     arguments = cli.parser().parse_args(_block("online-trl demo").split()[1:])
     assert (arguments.trainer, arguments.seed, arguments.resume) == ("ppo", 1, False)
+
+
+def test_the_loop_of_the_readme_is_one_that_exists(monkeypatch):
+    """It is run for real in `deployment/test_supervisor.py`."""
+    monkeypatch.chdir(ROOT)
+    arguments = cli.parser().parse_args(_block("online-trl run").split()[1:])
+    assert read_deployment(arguments.config).serve is not None
+    assert not arguments.once
 
 
 def test_serve_and_collect(server, workplace):
@@ -258,7 +267,13 @@ def test_a_trainer_reads_the_log_of_another_machine(server, workplace, tiny_poli
 def test_every_block_is_run_by_one_of_these_tests():
     run = ("make demo", "online-trl serve", "OpenAI", "httpx", "OnlineGRPOTrainer(", "def brevity")
     run += ("accelerate launch", "online-trl import", "online-trl demo", "online-trl keys", "online-trl quarantine")
-    run += ("reward_sources", "online-trl canary", "online-trl evaluate", "reward_func: my_rewards:exact")
+    run += (
+        "reward_sources",
+        "online-trl canary",
+        "online-trl evaluate",
+        "online-trl run",
+        "reward_func: my_rewards:exact",
+    )
     assert all(any(marker in code for marker in run) for _, code in BLOCKS)
 
 

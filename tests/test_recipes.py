@@ -19,6 +19,7 @@ from trl import ModelConfig
 
 from feedback import WriteEachStep, add_comparisons
 from online_trl.config import check_config_file
+from online_trl.deployment.settings import DeploymentSettings, read_deployment
 from online_trl.evaluation_settings import EvaluationSettings
 from online_trl.grpo import OnlineGRPOConfig, OnlineGRPOTrainer
 from online_trl.ppo import OnlinePPOConfig
@@ -290,7 +291,15 @@ def test_the_shipped_config_holds_only_known_keys(file):
     own = {kind: [OnlineScriptArguments, config, ModelConfig] for kind, config in CONFIGS.items()}
     own["reward_refresh"] = [RefreshScriptArguments, OnlineRewardConfig, ModelConfig]
     own["evaluate"] = [EvaluationSettings]
+    own["loop"] = [DeploymentSettings]
     check_config_file(file, own[file.stem])
+
+
+def test_the_shipped_loop_names_files_that_exist(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    settings = read_deployment("recipes/configs/loop.yaml")
+    assert settings.canary is not None
+    assert settings.gate.budgets["refusals"].rise == 0.02
 
 
 def test_a_refresh_without_a_registry_says_what_is_missing(tiny_policy, tmp_path):

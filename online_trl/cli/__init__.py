@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ..config import ConfigError
 from ..dataset_import import DatasetFormatError
+from ..loop import StepFailedError
 from ..registry import RegistryError
 from ..store import StoreError
 from ..types import InvalidRecordError
@@ -16,6 +17,7 @@ from .demo import add_demo
 from .evaluate import add_evaluate
 from .lineage import add_lineage
 from .log import add_database, add_erase, add_keys, add_quarantine
+from .run import add_run
 from .serve import add_serve
 from .status import add_status
 from .versions import add_canary, add_promote, add_registry_commands, add_rollback
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         args.run(args)
-    except (ConfigError, DatasetFormatError, StoreError, RegistryError, InvalidRecordError) as error:
+    except (ConfigError, DatasetFormatError, StoreError, RegistryError, InvalidRecordError, StepFailedError) as error:
         print(f"online-trl: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -51,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_demo(commands.add_parser("demo", help="the whole loop on this machine, with simulated users"))
+    add_run(commands.add_parser("run", help="serve a policy, train it on what users say, promote it, and again"))
     add_serve(commands.add_parser("serve", help="serve a policy and collect feedback"))
     add_import(commands.add_parser("import", help="put a preference dataset into the log"))
     add_export(commands.add_parser("export", help="write the log as a dataset for any TRL trainer"))

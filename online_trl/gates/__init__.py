@@ -4,6 +4,7 @@ May this candidate replace the incumbent? Pure functions from measurements to a 
 Every gate compares with what is in service now, on the newest evidence, and says in one sentence what decided.
 """
 
+from .promotion import DEFAULT_BUDGETS as DEFAULT_BUDGETS
 from .promotion import Budget as Budget
 from .promotion import GuardMeasurement as GuardMeasurement
 from .promotion import PromotionThresholds as PromotionThresholds

@@ -102,7 +102,7 @@ class HubStorage:
         return self._state(self._commit())
 
     def change(self, apply: Callable[[RegistryState], T]) -> T:
-        def prepare(commit: str) -> tuple[list[Operation], T]:
+        def prepare(commit: str | None) -> tuple[list[Operation], T]:
             state = self._state(commit)
             before = state.dump()
             result = apply(state)
@@ -116,7 +116,7 @@ class HubStorage:
             yield Path(folder)
 
     def place(self, folder: Path, draft: ModelVersion) -> ModelVersion:
-        def prepare(commit: str) -> tuple[list[Operation], ModelVersion]:
+        def prepare(commit: str | None) -> tuple[list[Operation], ModelVersion]:
             state = self._state(commit)
             version = replace(draft, name=state.take_name(draft.role, self._names(draft.role, commit)))
             write_manifest(folder, version)
@@ -143,7 +143,7 @@ class HubStorage:
         """Removes files from the newest commit; the Hub keeps them in the history until that is squashed."""
         folders = tuple(f"{version_folder(name)}/" for name in names)
 
-        def prepare(commit: str) -> tuple[list[Operation], None]:
+        def prepare(commit: str | None) -> tuple[list[Operation], None]:
             files = [path for path in self._files(commit) if path.startswith(folders)]
             weights = [path for path in files if not path.endswith((f"/{MANIFEST}", f"/{CONSUMED}"))]
             return [CommitOperationDelete(path_in_repo=path, is_folder=False) for path in weights], None
@@ -173,18 +173,22 @@ class HubStorage:
         self._head = (time.monotonic(), commit)
         return commit
 
-    def _write(self, message: str, prepare: Callable[[str], tuple[list[Operation], T]]) -> T:
+    def _write(self, message: str, prepare: Callable[[str | None], tuple[list[Operation], T]]) -> T:
         """Commits what `prepare` makes of the newest commit, as often as it takes to be the first after it."""
         for attempt in range(_ATTEMPTS):
-            operations, result = prepare(self._commit(anew=True) or self._create())
-            if not operations or self._push(message, operations):
+            commit = self._commit(anew=True)
+            operations, result = prepare(commit)
+            if not operations:
+                return result
+            if commit is None:
+                self._create()
+            elif self._push(message, operations, parent=commit):
                 return result
             time.sleep(random.uniform(0, 0.1 * (attempt + 1)))
         raise RegistryError(f"{self.location} changes faster than it can be written to; try again")
 
-    def _push(self, message: str, operations: list[Operation]) -> bool:
+    def _push(self, message: str, operations: list[Operation], *, parent: str) -> bool:
         """Returns whether the commit went through; it does not if somebody else's was first."""
-        _, parent = self._head
         with self._errors_named():
             try:
                 made = self._api.create_commit(self._repo_id, operations, commit_message=message, parent_commit=parent)
@@ -195,12 +199,9 @@ class HubStorage:
         self._head = (time.monotonic(), made.oid)
         return True
 
-    def _create(self) -> str:
+    def _create(self) -> None:
         with self._errors_named():
             self._api.create_repo(self._repo_id, private=True, exist_ok=True)
-        commit = self._commit(anew=True)
-        assert commit is not None, "a repository begins with a commit"
-        return commit
 
     def _files(self, commit: str | None) -> list[str]:
         if commit is None:

@@ -38,8 +38,9 @@ from .judgement import Judgement, judge, mean_scores
 from .judging import correctness, judging_weights
 from .memory import Ages, ChangePoint, Recency, StatementMemory, ages
 from .nesting import nested_trainer
+from .reward_model import adapter_to_continue
 from .reward_trainer import OnlineRewardConfig, OnlineRewardTrainer, save_merged
-from .scorer import LiveReward, RewardScorer
+from .scorer import LiveReward
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,8 @@ class RewardRefresher:
         settings ([`~online_trl.config.RefreshArguments`], *optional*):
             What to train on, and from where.
         peft_config (`PeftConfig`, *optional*):
-            Adapters to train instead of all weights. Versions are published with them merged in.
+            Adapters to train instead of all weights. Versions are published with them merged in; one that is an
+            adapter on the initial model keeps that too, and the next refresh goes on from it.
         broadcast (`Callable[[Callable[[], T]], T]`, *optional*):
             Calls its argument on the main process and returns the result on every rank.
         seed (`int`, *optional*, defaults to `0`):
@@ -303,23 +305,29 @@ class RewardRefresher:
         Trains from the live version, or from the initial model, and saves the result; a collective call. Returns the
         score that a thumb up needs.
         """
-        start = self.base_model if restart else str(self.registry.path(str(self.live.version)))
+        live = None if restart else self.registry.path(str(self.live.version))
+        adapter = None if live is None else adapter_to_continue(live, self.base_model, self.peft_config)
+        start = self.base_model if live is None or adapter is not None else str(live)
         with nested_trainer():
             args = self.make_args()
             args.reinit_head |= self.settings.refresh_drift_reinit_head and self.alarm is not None
             trainer = OnlineRewardTrainer(
-                model=start, args=args, train_dataset=statement_dataset(rows), peft_config=self.peft_config
+                model=start,
+                args=args,
+                train_dataset=statement_dataset(rows),
+                peft_config=self.peft_config,
+                adapter=adapter,
             )
             trainer.remove_callback(PrinterCallback)  # the refresh is reported as one, not by its inner log
             trainer.train()
-            save_merged(trainer, folder)
+            save_merged(trainer, folder, keep_adapter=start == self.base_model)
             threshold = float(trainer.thresholds.mean())
             _release(trainer)
         return threshold
 
     def _judge(self, batch: PreferenceBatch, folder: Path, threshold: float) -> tuple[Judgement, str | None]:
         """Measures a candidate; beside that, how it has collapsed, if it has."""
-        candidate = RewardScorer(folder, device=self.live.device, pessimism=self.live.pessimism)
+        candidate = self.live.scorer_of(folder)
         live = self.live.scorer
         anchors = renew_anchors(
             None if live is None or live.standard is None else live.standard.anchor_set,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,13 @@ from trl.trainer.reward_trainer import suppress_seqcls_warning
 from trl.trainer.utils import create_model_from_path
 
 from ..config import ConfigError
+from ..shared_base import classifier_on
+from .nesting import whole_models
+
+# Where these have changed, an adapter is begun anew.
+_ADAPTER_SETTINGS = ("peft_type", "r", "lora_alpha", "use_rslora", "use_dora")
+ADAPTER_FOLDER = "adapter"
+"""Where a version keeps the adapter that is merged into its weights."""
 
 
 def load_reward_model(
@@ -124,15 +132,87 @@ def merged_weights(model: Any) -> dict[str, torch.Tensor]:
     return weights
 
 
+def adapter_to_continue(version: Path, base_model: str, peft_config: Any) -> Path | None:
+    """
+    Finds the adapter of a version, if it is one that training can go on with.
+
+    Args:
+        version (`Path`):
+            Folder of the version.
+        base_model (`str`):
+            The model that the adapter has to be on.
+        peft_config (`PeftConfig`, *optional*):
+            The settings that it has to have.
+    """
+    adapter = version / ADAPTER_FOLDER
+    if peft_config is None or not adapter.is_dir():
+        return None
+    saved = type(peft_config).from_pretrained(str(adapter))
+    wanted = peft_config.target_modules  # a word or a pattern, or what it stands for
+    is_same = (
+        saved.base_model_name_or_path == base_model
+        and all(getattr(saved, name, None) == getattr(peft_config, name, None) for name in _ADAPTER_SETTINGS)
+        and (wanted is None or isinstance(wanted, str) or set(wanted) == set(saved.target_modules))
+    )
+    return adapter if is_same else None
+
+
+def continue_adapter(model: Any, folder: str | Path, *, with_heads: bool) -> None:
+    """
+    Puts the weights of a saved adapter into a new one of the same settings.
+
+    Args:
+        model ([`~peft.PeftModel`]):
+            Whose adapter is new.
+        folder (`str` or `Path`):
+            Where the adapter was saved.
+        with_heads (`bool`):
+            Whether to take over its heads too.
+    """
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    weights = load_peft_weights(str(folder), device="cpu")
+    if not with_heads:
+        weights = {name: weight for name, weight in weights.items() if ".score." not in name}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with gathered(trained, written_by=0):
+        set_peft_model_state_dict(model, weights)
+
+
+def classifier_on_shared_base(base: PreTrainedModel, folder: str | Path) -> Any:
+    """
+    Loads a version onto a base model that is in memory already.
+
+    Args:
+        base (`PreTrainedModel`):
+            The base.
+        folder (`str` or `Path`):
+            The version.
+
+    Returns:
+        [`~peft.PeftModel`], *optional*: `None` if the version is no adapter on that base.
+    """
+    adapter = Path(folder) / ADAPTER_FOLDER
+    if not adapter.is_dir():
+        return None
+    from peft import PeftConfig, PeftModel
+
+    if PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path != base.name_or_path:
+        return None
+    with whole_models():
+        model = classifier_on(base, AutoConfig.from_pretrained(folder))
+    return PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
+
+
 @contextlib.contextmanager
-def gathered(parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Makes parameters whole where ZeRO-3 shards them; what is written into them is forgotten."""
+def gathered(parameters: list[nn.Parameter], *, written_by: int | None = None) -> Iterator[None]:
+    """Makes parameters whole where ZeRO-3 shards them; what is written into them is kept from one rank alone."""
     if not is_deepspeed_zero3_enabled():
         yield
         return
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters(parameters):
+    with deepspeed.zero.GatheredParameters(parameters, modifier_rank=written_by):
         yield
 
 

@@ -25,7 +25,9 @@ from . import losses
 from .ensemble import MAX_HEADS, disagreement
 from .leniency import VerdictTable
 from .reward_model import (
+    ADAPTER_FOLDER,
     check_heads,
+    continue_adapter,
     freeze_backbone,
     gathered,
     load_reward_model,
@@ -119,6 +121,8 @@ class OnlineRewardTrainer(RewardTrainer):
             `label`). Conversational or plain. The columns `weight`, `voice` and `key` are honoured in all of them.
         peft_config ([`~peft.PeftConfig`], *optional*):
             PEFT configuration. The head is always trained whole beside it; see [`save_merged`].
+        adapter (`str` or `Path`, *optional*):
+            Folder of an adapter with these settings, and of its heads, that training goes on from.
         **kwargs:
             As in `RewardTrainer`.
 
@@ -150,6 +154,7 @@ class OnlineRewardTrainer(RewardTrainer):
         *,
         quantization_config: Any = None,
         peft_config: Any = None,
+        adapter: str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         if args is None:
@@ -181,6 +186,9 @@ class OnlineRewardTrainer(RewardTrainer):
                 **kwargs,
             )
         args.model_init_kwargs = init_kwargs
+        if adapter is not None:
+            continue_adapter(self.model, adapter, with_heads=not args.reinit_head)
+            new_head = False
         if data_collator is None:
             self.data_collator = StatementCollator(
                 self.processing_class.pad_token_id, args.num_heads, args.pad_to_multiple_of
@@ -308,7 +316,7 @@ class OnlineRewardTrainer(RewardTrainer):
                 metrics[name].append(totals[amount] / totals[count])
 
 
-def save_merged(trainer: RewardTrainer, folder: str | Path) -> None:
+def save_merged(trainer: RewardTrainer, folder: str | Path, *, keep_adapter: bool = False) -> None:
     """
     Saves a whole sequence classification model and its tokenizer: an adapter is merged into what it was trained on. A
     collective call.
@@ -318,6 +326,8 @@ def save_merged(trainer: RewardTrainer, folder: str | Path) -> None:
             Whose model to save.
         folder (`str` or `Path`):
             Where to.
+        keep_adapter (`bool`, *optional*, defaults to `False`):
+            Whether to save the adapter by itself too, in a folder within.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     if is_peft_model(model):
@@ -325,6 +335,8 @@ def save_merged(trainer: RewardTrainer, folder: str | Path) -> None:
             if trainer.args.should_save:
                 model.get_base_model().save_pretrained(folder, state_dict=merged_weights(model))
                 trainer.processing_class.save_pretrained(folder)
+                if keep_adapter:
+                    model.save_pretrained(Path(folder) / ADAPTER_FOLDER)
     else:
         trainer.save_model(str(folder))
     # The others may load it next.

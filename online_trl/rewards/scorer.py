@@ -20,6 +20,7 @@ from ..types import Message, ModelRole
 from .anchors import Standard
 from .ensemble import disagreement, pessimistic
 from .nesting import whole_models
+from .reward_model import classifier_on_shared_base
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ class RewardScorer:
             Standard deviations, over the heads, that are taken off their mean.
         batch_size (`int`, *optional*, defaults to `64`):
             Conversations scored at once.
+        base (`PreTrainedModel`, *optional*):
+            A base model that is in memory already. A version that is an adapter on it is loaded onto it.
     """
 
     def __init__(
@@ -49,13 +52,16 @@ class RewardScorer:
         device: torch.device | str = "cpu",
         pessimism: float = 0.0,
         batch_size: int = 64,
+        base: PreTrainedModel | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.pessimism = pessimism
         self.batch_size = batch_size
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
-        with whole_models():
-            model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(path)
+        model: Any = None if base is None else classifier_on_shared_base(base, path)
+        if model is None:
+            with whole_models():
+                model = AutoModelForSequenceClassification.from_pretrained(path)
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         model.config.pad_token_id = self.tokenizer.pad_token_id
@@ -85,10 +91,15 @@ class RewardScorer:
             inputs = self.tokenizer.pad(
                 {"input_ids": [ids[index] for index in chunk]}, padding_side="right", return_tensors="pt"
             ).to(self.device)
-            with torch.inference_mode():
+            with torch.inference_mode(), self._autocast():
                 logits = self.model(**inputs, use_cache=False).logits
             scores[chunk] = logits.float().cpu()
         return scores
+
+    def _autocast(self) -> torch.autocast:
+        # The head and the adapter need not be of the type of a base that is shared.
+        dtype = self.model.dtype
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype in (torch.bfloat16, torch.float16))
 
     def head_scores(self, conversations: Sequence[list[Message]]) -> torch.Tensor:
         """Scores conversations, each head standardised on the anchors; shape `(len(conversations), num_heads)`."""
@@ -130,6 +141,8 @@ class LiveReward:
         self.registry = registry
         self.device = device
         self.pessimism = pessimism
+        # Set by a trainer whose policy is an adapter: versions that are adapters on the same base share it.
+        self.base: PreTrainedModel | None = None
         self.version: str | None = None
         self.scorer: RewardScorer | None = None
         self.metrics: dict[str, float] = {}
@@ -164,8 +177,11 @@ class LiveReward:
             self._unreadable = str(error)
 
     def _read(self, version: str) -> tuple[RewardScorer, dict[str, float]]:
-        scorer = RewardScorer(self.registry.path(version), device=self.device, pessimism=self.pessimism)
-        return scorer, self.registry.get(version).metrics
+        return self.scorer_of(self.registry.path(version)), self.registry.get(version).metrics
+
+    def scorer_of(self, folder: Path) -> RewardScorer:
+        """Loads a model that scores as the one in service would."""
+        return RewardScorer(folder, device=self.device, pessimism=self.pessimism, base=self.base)
 
     def __call__(
         self,

@@ -18,6 +18,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 _QUOTING = ("exc_value", "exc_notes", "syntax_error")
+_CLIENTS = ("httpx", "httpx2")
 
 
 def start_logging(stream: TextIO = sys.stderr, *, log_messages: bool) -> FilteringBoundLogger:
@@ -41,8 +42,9 @@ def start_logging(stream: TextIO = sys.stderr, *, log_messages: bool) -> Filteri
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
-    # It tells of every request that goes to an upstream server, which the log of requests does.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # They tell of every request to an upstream server, which the log of requests does, and of every look at the Hub.
+    for client in _CLIENTS:
+        logging.getLogger(client).setLevel(logging.WARNING)
     logger: FilteringBoundLogger = structlog.wrap_logger(
         structlog.WriteLogger(cast(TextIO, _Gathering(stream))),
         processors=common,

@@ -25,7 +25,7 @@ class ServerStartError(RuntimeError):
 
 class ServerProcess:
     """
-    Starts a server on a free loopback port, waits until it answers, and stops it in the end.
+    Starts a server, by default on a free loopback port, waits until it answers, and stops it in the end.
 
     Args:
         store_url (`str`):
@@ -36,6 +36,8 @@ class ServerProcess:
             What to serve, as in [`~online_trl.serving.server.serve`].
         upstream_model (`str`, *optional*), upstream_token_ids (`bool`, *optional*, defaults to `False`):
             As in [`~online_trl.serving.server.serve`].
+        host (`str`, *optional*, defaults to `"127.0.0.1"`), port (`int`, *optional*, defaults to `0`):
+            Where to listen; port 0 takes a free one.
         settings (`dict[str, Any]`, *optional*):
             Fields of [`~online_trl.serving.settings.ServerSettings`].
         timeout (`float`, *optional*, defaults to `120.0`):
@@ -59,6 +61,8 @@ class ServerProcess:
         upstream: str | None = None,
         upstream_model: str | None = None,
         upstream_token_ids: bool = False,
+        host: str = "127.0.0.1",
+        port: int = 0,
         settings: Mapping[str, Any] | None = None,
         timeout: float = 120.0,
     ) -> None:
@@ -71,7 +75,8 @@ class ServerProcess:
             "upstream": upstream,
             "upstream_model": upstream_model,
             "upstream_token_ids": upstream_token_ids,
-            "port": 0,
+            "host": host,
+            "port": port,
             "settings": dict(settings or {}),
         }
         self._log = log
@@ -101,6 +106,7 @@ class ServerProcess:
         Raises:
             [`ServerStartError`]: if it ends, or does not come up in time.
         """
+        self.stop()
         with self._log.open("ab") as output:
             begin = output.tell()
             self._process = subprocess.Popen(
@@ -117,6 +123,10 @@ class ServerProcess:
         except BaseException:
             self.stop()
             raise
+
+    def poll(self) -> int | None:
+        """Returns the exit status of the server, `None` while it runs."""
+        return self.process.poll()
 
     def stop(self) -> None:
         """Lets the server finish what is in flight and waits for its end; one that hangs is killed."""

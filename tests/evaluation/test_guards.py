@@ -1,48 +1,75 @@
+"""The guard metrics of a promotion, as an evaluation measured them."""
+
+import math
+
 import pytest
 
-from evaluation.answers import PROMPTS, kindness, length, policy
-from online_trl.evaluation.evaluator import Evaluator
 from online_trl.evaluation.guards import guard_measurements
-from online_trl.evaluation.tasks import Task
-from online_trl.gates import promotion_gate
-from online_trl.types import Estimate
+from online_trl.gates import DEFAULT_BUDGETS, promotion_gate
+from online_trl.types import Estimate, PolicyEvaluation
 
 
-def polite(completions, **columns):
-    return [float("please" in text) for text in completions]
+def exact(value):
+    return Estimate(value, value, value, 100)
 
 
-def evaluate(*texts, live=("yes please", "no thanks please")):
-    rows = [{"prompt": f"question {number}"} for number in range(10)]
-    evaluator = Evaluator(
-        prompts=PROMPTS,
-        judges={"live": length, "other": kindness},
-        live=policy("policy-0002", *live),
-        base=policy("policy-0001", "please", "no"),
-        proxy="live",
-        heldout="other",
-        tasks=[Task(name="manners", rows=rows, reward=polite)],
+def evaluated(**changes):
+    figures = {
+        "win_rate_vs_live": Estimate(0.7, 0.6, 0.8, 100),
+        "length": 20.0,
+        "length_vs_live": 2.0,
+        "refusals": 0.02,
+        "refusals_vs_live": 0.0,
+        "repetition": 0.1,
+        "repetition_vs_live": 0.05,
+        "task/arithmetic": 0.5,
+        "task/arithmetic_vs_live": -0.01,
+        "gain/judge": 0.3,
+        "gain/judge_vs_live": 0.1,
+        "kl": 12.0,
+    } | changes
+    named = {name: value if isinstance(value, Estimate) else exact(value) for name, value in figures.items()}
+    return PolicyEvaluation(policy_version="policy-0002", figures=named, prompts=100, heldout_judge="judge")
+
+
+def decide(evaluation):
+    nobody = Estimate(math.nan, 0.0, 1.0, 0)
+    return promotion_gate(
+        win_rate=evaluation.figures["win_rate_vs_live"],
+        satisfaction=nobody,
+        live_satisfaction=None,
+        guards=guard_measurements(evaluation),
     )
-    return guard_measurements(evaluator.evaluate(policy("policy-0003", *texts)))
 
 
-def test_guards_are_the_candidate_s_and_the_live_version_s_own_values():
-    guards = evaluate("I cannot say", "yes please")
-    assert (guards["refusals"].candidate, guards["refusals"].incumbent) == (0.5, 0.0)
-    assert (guards["length"].candidate, guards["length"].incumbent) == (2.5, 2.5)
-    assert (guards["task/manners"].candidate, guards["task/manners"].incumbent) == (0.5, 1.0)
-    # The base is kind to half of them, with a spread of 0.506.
-    held = guards["heldout_reward"]
-    assert (held.candidate, held.incumbent) == (pytest.approx(0), pytest.approx(0.5 / 0.506, rel=1e-3))
-    assert "kl" not in guards
+def test_each_guard_has_what_was_measured_of_both_versions_and_a_budget():
+    guards = guard_measurements(evaluated())
+    measured = {name: (guard.candidate, pytest.approx(guard.incumbent)) for name, guard in guards.items()}
+    assert measured == {
+        "length": (20.0, 18.0),
+        "refusals": (0.02, 0.02),
+        "repetition": (0.1, 0.05),
+        "task/arithmetic": (0.5, 0.51),
+        "heldout_reward": (0.3, 0.2),
+        "kl": (12.0, 0.0),
+    }
+    assert {name.partition("/")[0] for name in guards} <= set(DEFAULT_BUDGETS)
+    assert decide(evaluated()).accepted
 
 
-def test_users_who_like_it_better_do_not_carry_a_candidate_past_its_guards():
-    liked = Estimate(0.9, 0.8, 0.95, 100)
-    before = Estimate(0.5, 0.4, 0.6, 100)
-    asked = {"win_rate": liked, "satisfaction": liked, "live_satisfaction": before}
-    assert promotion_gate(**asked, guards=evaluate("yes please now", "no thanks please")).accepted
-    refused = promotion_gate(**asked, guards=evaluate("yes yes yes yes yes yes yes", "I cannot say"))
-    assert not refused.accepted
-    for guard in ("heldout_reward fell", "task/manners fell", "refusals rose", "repetition rose"):
-        assert guard in refused.reason
+@pytest.mark.parametrize(
+    ("figure", "value"), [("task/arithmetic_vs_live", -0.1), ("gain/judge_vs_live", -0.4), ("refusals_vs_live", 0.2)]
+)
+def test_what_judges_like_is_refused_where_a_guard_pays_for_it(figure, value):
+    name = figure.removesuffix("_vs_live")
+    own = evaluated().figures[name].mean
+    decision = decide(evaluated(**{name: own, figure: value}))
+    assert not decision.accepted
+    guard = "heldout_reward" if name == "gain/judge" else name
+    assert [check.name for check in decision.checks if not check.passed] == [guard]
+
+
+def test_without_a_version_in_service_nothing_is_compared():
+    figures = {name: value for name, value in evaluated().figures.items() if not name.endswith("_vs_live")}
+    alone = PolicyEvaluation(policy_version="policy-0001", figures=figures, prompts=100)
+    assert set(guard_measurements(alone)) == {"kl"}

@@ -7,6 +7,7 @@ import pytest
 from huggingface_hub import HfApi
 
 from online_trl.registry import ModelRegistry, RegistryError
+from online_trl.registry.hub import HubStorage
 from online_trl.types import ModelRole
 from registry.publishing import publish
 
@@ -18,6 +19,9 @@ def registry(open_on_hub):
 
 def test_reading_makes_no_repository_and_writing_a_private_one(registry, hub):
     assert registry.live(ModelRole.POLICY) is None
+    assert registry.prune(ModelRole.POLICY, keep=0) == []
+    with pytest.raises(RegistryError, match="nothing to roll back to"):
+        registry.rollback(ModelRole.POLICY, "mistaken")
     assert hub.repos == {}
     publish(registry)
     assert hub.private == {"ann/registry"}
@@ -41,6 +45,23 @@ def test_a_write_that_another_one_overtook_is_made_anew(registry, open_on_hub, h
     other = open_on_hub()
     assert other.live(ModelRole.POLICY).name == "policy-0002"
     assert len(other.history(ModelRole.POLICY)) == 1
+
+
+def test_a_look_while_a_write_is_prepared_does_not_hide_another_one(registry, open_on_hub, hub_server):
+    publish(registry)
+    storage = HubStorage("ann/registry", HfApi(endpoint=hub_server[1], token="hf_x"))
+    seen = []
+
+    def apply(state):
+        seen.append(set(state.settled))
+        if len(seen) == 1:
+            open_on_hub().promote("policy-0001", "meanwhile")
+            assert not storage.exists("policy-0002")
+        state.abandon("policy-0002", "a test")
+
+    storage.change(apply)
+    assert seen == [set(), {"policy-0001"}]
+    assert open_on_hub().live(ModelRole.POLICY).name == "policy-0001"
 
 
 def test_machines_that_write_at_once_lose_nothing(open_on_hub):

@@ -307,5 +307,5 @@ def test_trl_has_the_methods_that_are_overridden(method, parameters):
 def test_trl_takes_the_arguments_that_are_passed_on():
     known = inspect.signature(RewardTrainer.__init__).parameters
     ours = inspect.signature(OnlineRewardTrainer.__init__).parameters
-    assert set(ours) - {"kwargs"} <= set(known)
+    assert set(ours) - {"adapter", "kwargs"} <= set(known)
     assert list(known)[:7] == list(ours)[:7]

@@ -23,12 +23,12 @@ QUESTION = [{"role": "user", "content": f"What is {SECRET}?"}]
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
     """Where a test's server logs to; afterwards this process logs as before."""
-    root, httpx = logging.getLogger(), logging.getLogger("httpx")
-    before = root.handlers, root.level, httpx.level
+    loggers = [logging.getLogger(name) for name in (None, "httpx", "httpx2")]
+    handlers, levels = loggers[0].handlers, [logger.level for logger in loggers]
     yield io.StringIO()
-    root.handlers, level, httpx_level = before
-    root.setLevel(level)
-    httpx.setLevel(httpx_level)
+    loggers[0].handlers = handlers
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 def entries(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -37,6 +37,17 @@ def entries(stream: io.StringIO) -> list[dict[str, Any]]:
 
 def requests(stream: io.StringIO) -> list[dict[str, Any]]:
     return [entry for entry in entries(stream) if entry["event"] == "request"]
+
+
+def test_requests_of_the_server_itself_are_not_told(stream: io.StringIO):
+    start_logging(stream, log_messages=False)
+    for client in ("httpx", "httpx2"):
+        logging.getLogger(client).info("HTTP Request: GET ...")
+        logging.getLogger(client).warning("it broke")
+    assert [(entry["logger"], entry["event"]) for entry in entries(stream)] == [
+        ("httpx", "it broke"),
+        ("httpx2", "it broke"),
+    ]
 
 
 def ask(app: SmallApp, **fields: Any) -> str:

@@ -7,44 +7,33 @@ from __future__ import annotations
 
 import json
 import os
-import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 import transformers
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from .callbacks import StepProgress
-from .config import ConfigError
-from .evaluate_script import Evaluation
-from .evaluation_settings import EvaluationSettings
-from .loop import LoopSettings, LoopState, OnlineLoop, gather_report
-from .measurement import Measurement
-from .registry import ModelRegistry, copy_model
-from .report import RunReport, console_table, write_html, write_json
-from .rewards.refresh import RefreshOutcome
-from .serving.process import ServerProcess
-from .simulation.base_policy import train_base_policy
-from .simulation.taste import Taste
-from .simulation.users import SimulatedUsers
-from .store import FeedbackStore
-from .types import ModelRole, Sample
+from ..callbacks import StepProgress
+from ..config import ConfigError
+from ..lineage import learning_delays
+from ..loop import LoopState, OnlineLoop
+from ..measurement import Measurement
+from ..registry import ModelRegistry, copy_model
+from ..report import RunReport, console_table, write_html, write_json
+from ..serving.process import ServerProcess
+from ..simulation.base_policy import train_base_policy
+from ..simulation.taste import Taste
+from ..simulation.users import SimulatedUsers
+from ..store import FeedbackStore
+from ..types import ModelRole, Sample
+from .display import Display
+from .stations import DemoSettings, DemoStations
 
-# What each step takes, roughly, in seconds on two cores: only the time to go is estimated from it.
-_EXPECTED_SECONDS = {"policy": 30.0, "collect": 15.0, "train": 60.0, "evaluate": 15.0, "promote": 1.0}
-_STATIONS = {
-    "policy": "making a base policy",
-    "collect": "users chat and react",
-    "train": "the policy trains on fresh feedback",
-    "evaluate": "users judge the answers",
-    "promote": "a better version goes into service",
-}
-_SESSIONS = 600
 # Settings found on the demo's sizes: a policy of 0.6 M parameters that answers in 20 to 40 tokens.
 TRAINING: dict[str, dict[str, Any]] = {
     "grpo": {"max_steps": 40, "refresh_steps": 14, "num_generations": 8},
@@ -72,9 +61,6 @@ COMMON: dict[str, Any] = {
 }
 
 
-EVALUATION = EvaluationSettings(num_prompts=100, max_completion_length=COMMON["max_completion_length"], device="cpu")
-
-
 def run_demo(*, trainer: str, seed: int, rounds: int, output_dir: Path, resume: bool) -> RunReport:
     """
     Runs the demo, or goes on with one that was stopped.
@@ -98,32 +84,43 @@ def run_demo(*, trainer: str, seed: int, rounds: int, output_dir: Path, resume: 
         [`~online_trl.config.ConfigError`]: if `output_dir` holds an unfinished run and `resume` is not set, or the
             other way round, or the run there was started with other settings.
     """
-    settings = LoopSettings(
-        trainer=trainer, rounds=rounds, sessions=_SESSIONS, seed=seed, training={**COMMON, **TRAINING[trainer]}
-    )
+    settings = DemoSettings(trainer=trainer, rounds=rounds, seed=seed, training={**COMMON, **TRAINING[trainer]})
     state = _open_run(output_dir, {"trainer": trainer, "seed": seed, "rounds": rounds}, resume=resume)
     prepare_process()
     console = Console()
     store_url = f"sqlite:///{output_dir / 'feedback.db'}"
     registry = ModelRegistry(output_dir / "registry")
-    with _Display(console, rounds, state) as display, FeedbackStore(store_url) as store:
+    with Display(console, rounds, state) as display, FeedbackStore(store_url) as store:
         if registry.live(ModelRole.POLICY) is None:
             _make_base_policy(registry, output_dir / "base", seed, display)
-            state.complete("base/policy")
-        if not state.is_completed(f"{rounds}/promote"):
+        if state.round <= rounds:
             try:
                 _go_round(store, registry, settings, output_dir, state, display)
             except KeyboardInterrupt:
                 console.print("Stopped. The same command with `--resume` goes on from here.")
                 raise
-        report = gather_report(state, settings, Measurement(store, registry))
+        report = Measurement(store, registry).report(
+            trainer=trainer, seed=seed, seconds=state.seconds, decisions=state.decisions
+        )
+        delays = learning_delays(registry, store)
     write_json(report, output_dir / "result.json")
     write_html(report, output_dir / "report.html")
     console.print(console_table(report))
+    console.print(_told_delay(delays))
     for sample in report.samples:
         _print_sample(console, sample)
     console.print(f"The report: {output_dir / 'report.html'}")
     return report
+
+
+def _told_delay(delays: list[float]) -> str:
+    if not delays:
+        return "No policy in service has learned from feedback yet."
+    median, most = (np.quantile(delays, share) for share in (0.5, 0.9))
+    return (
+        f"From feedback to a policy in service that learned from it: median {median:.0f} s, nine in ten within "
+        f"{most:.0f} s ({len(delays)} rows of feedback)"
+    )
 
 
 def _print_sample(console: Console, sample: Sample) -> None:
@@ -141,85 +138,27 @@ def _print_sample(console: Console, sample: Sample) -> None:
 def _go_round(
     store: FeedbackStore,
     registry: ModelRegistry,
-    settings: LoopSettings,
+    settings: DemoSettings,
     output_dir: Path,
     state: LoopState,
-    display: _Display,
+    display: Display,
 ) -> None:
     state_dir = output_dir / "users"
     with (
         ServerProcess(store_url=store.url, registry_root=registry.location, log=output_dir / "server.log") as server,
         SimulatedUsers(server.url, Taste(settings.seed), seed=settings.seed, state_dir=state_dir) as users,
     ):
-        OnlineLoop(
+        stations = DemoStations(
             store=store,
             registry=registry,
             server_url=server.url,
             users=users,
             settings=settings,
             output_dir=output_dir,
-            state=state,
-            progress=display.update,
+            progress=display.fraction,
             on_refresh=display.announce_refresh,
-            evaluate=lambda name: Evaluation(EVALUATION, registry, store).evaluate(name),
-        ).run()
-
-
-class _Display:
-    """Shows which step is under way, how far it is, and about how long there is to go."""
-
-    def __init__(self, console: Console, rounds: int, state: LoopState) -> None:
-        self.state = state
-        self.steps = ["base/policy", "base/evaluate"]
-        for number in range(1, rounds + 1):
-            self.steps += [f"{number}/{station}" for station in ("collect", "train", "evaluate", "promote")]
-        self.rounds = rounds
-        self.share: dict[str, float] = {}
-        self.started = time.monotonic()
-        self.expected_at_start = self._expected_left()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %  {task.fields[left]}"),
         )
-        self.progress = Progress(*columns, console=console)
-        self.task = self.progress.add_task("starting", total=1.0, left="")
-
-    def __enter__(self) -> _Display:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.progress.stop()
-
-    def update(self, step: str, share: float) -> None:
-        """Takes note of how far a step is."""
-        self.share[step] = share
-        round_, _, station = step.partition("/")
-        where = "start" if round_ == "base" else f"round {round_} of {self.rounds}"
-        description = f"{where}: {_STATIONS[station]}"
-        self.progress.update(self.task, description=description, completed=share, left=self._left())
-        if share == 0.0 and not self.progress.console.is_terminal:
-            self.progress.console.print(f"{description} ({self._left()})")
-
-    def announce_refresh(self, outcome: RefreshOutcome) -> None:
-        """Prints what a refresh of the reward model led to."""
-        verdict = "in service" if outcome.decision.accepted else "refused"
-        self.progress.console.print(
-            f"  {outcome.version} {verdict}: {outcome.statements} statements, right about {outcome.accuracy:.0%} "
-            f"of {outcome.heldout} held-out ones ({outcome.seconds:.1f} s)"
-        )
-
-    def _left(self) -> str:
-        left = self._expected_left()
-        done = self.expected_at_start - left
-        # The machine's own pace, once there is enough of it to go by.
-        pace = (time.monotonic() - self.started) / done if done > 20 else 1.0
-        return f"about {left * pace / 60:.1f} min to go"
-
-    def _expected_left(self) -> float:
-        steps = [step for step in self.steps if not self.state.is_completed(step)]
-        return sum(_EXPECTED_SECONDS[step.partition("/")[2]] * (1 - self.share.get(step, 0.0)) for step in steps)
+        OnlineLoop(stations, state, go_on=lambda state: state.round <= settings.rounds, on_step=display.enter).run()
 
 
 def _open_run(output_dir: Path, settings: dict[str, Any], *, resume: bool) -> LoopState:
@@ -237,7 +176,7 @@ def _open_run(output_dir: Path, settings: dict[str, Any], *, resume: bool) -> Lo
             f"the run in {output_dir} was started with {earlier}, not with {settings}: choose another `--output-dir`"
         )
     # Asking again for a run that is finished shows what came of it.
-    if not resume and not state.is_completed(f"{settings['rounds']}/promote"):
+    if not resume and state.round <= settings["rounds"]:
         raise ConfigError(
             f"the run in {output_dir} is not finished: go on with it (`--resume`), choose another `--output-dir`, or "
             "remove it"
@@ -245,15 +184,14 @@ def _open_run(output_dir: Path, settings: dict[str, Any], *, resume: bool) -> Lo
     return state
 
 
-def _make_base_policy(registry: ModelRegistry, folder: Path, seed: int, display: _Display) -> None:
-    display.update("base/policy", 0.0)
-    progress = StepProgress(lambda done, total: display.update("base/policy", done / total))
+def _make_base_policy(registry: ModelRegistry, folder: Path, seed: int, display: Display) -> None:
+    display.enter("0/policy")
     versions = registry.versions(ModelRole.POLICY)
     if not versions:
-        train_base_policy(folder, seed=seed, callbacks=[progress])
+        train_base_policy(folder, seed=seed, callbacks=[StepProgress(display.fraction)])
         versions = [registry.publish(ModelRole.POLICY, copy_model(folder), config={"seed": seed})]
     registry.promote(versions[0].name, "the policy that the loop starts from")
-    display.update("base/policy", 1.0)
+    display.update(1.0)
 
 
 def prepare_process() -> None:

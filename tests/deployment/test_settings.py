@@ -1,0 +1,51 @@
+"""The YAML file of a loop: what it may say, and what is wrong with it before anything starts."""
+
+import pytest
+import yaml
+
+from online_trl.config import ConfigError
+from online_trl.deployment.settings import Triggers, read_deployment
+
+
+@pytest.fixture
+def content(tmp_path):
+    for name in ("online_grpo.py", "online_grpo.yaml"):
+        (tmp_path / name).touch()
+    train = {"script": str(tmp_path / "online_grpo.py"), "config": str(tmp_path / "online_grpo.yaml")}
+    return {"store": "sqlite:///feedback.db", "registry": "registry", "train": train}
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(content):
+        (tmp_path / "loop.yaml").write_text(yaml.safe_dump(content))
+        return read_deployment(tmp_path / "loop.yaml")
+
+    return read
+
+
+def test_what_is_not_said_is_at_its_default(read, content):
+    settings = read(content | {"triggers": {"minutes": 30}, "serve": {"port": 9000}})
+    assert (settings.triggers, settings.retry.attempts) == (Triggers(feedback=200, minutes=30.0), 5)
+    assert (settings.serve.host, settings.serve.port, settings.refresh) == ("127.0.0.1", 9000, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"serv": {}}, r"unknown key `serv` in .*loop.yaml; did you mean `serve`\?"),
+        ({"train": None}, "`train` in .*loop.yaml is None"),
+        ({"train": {"script": "no.py", "config": "no.yaml"}}, "`script` is no.py, which is no file"),
+        ({"triggers": {"feedbak": 5}}, r"unknown key `feedbak` in `triggers` of .*; did you mean `feedback`\?"),
+        ({"triggers": {"feedback": 0}}, "no round would ever begin"),
+        ({"triggers": {"drift": True}}, "describe it under `refresh`"),
+        ({"triggers": 200}, "`triggers` of .* must hold a mapping of settings, not int"),
+        ({"serve": {"port": 99999}}, "`port` is 99999; it must be between 0 and 65535"),
+        ({"serve": {"settings": {"pin": True}}}, "unknown key `pin` in `serve.settings`"),
+        ({"budget": {"rounds": -1}}, "`rounds` is -1; it must be at least 0"),
+        ({"retry": {"attempts": 0}}, "`retry.attempts` is 0; it must be at least 1"),
+    ],
+)
+def test_a_mistake_is_named(read, content, change, message):
+    with pytest.raises(ConfigError, match=message):
+        read(content | change)

@@ -1,0 +1,88 @@
+"""A candidate is tried on some of the users: what they say decides, unless somebody does by hand."""
+
+import pytest
+
+from online_trl.canary import CanarySettings
+from online_trl.deployment.trial import CanaryTrial
+from online_trl.registry import ModelRegistry
+from online_trl.store import FeedbackStore
+from online_trl.types import Feedback, FeedbackKind, Interaction, ModelRole, VersionStatus
+
+SETTINGS = CanarySettings(share=0.5, effect=0.2, min_users=5)
+
+
+@pytest.fixture
+def store(tmp_path):
+    with FeedbackStore(f"sqlite:///{tmp_path / 'log.db'}") as store:
+        yield store
+
+
+@pytest.fixture
+def registry(tmp_path):
+    registry = ModelRegistry(tmp_path / "registry")
+    for _ in range(2):
+        registry.publish(ModelRole.POLICY, lambda folder: (folder / "weights").write_text("w"))
+    registry.promote("policy-0001", "the first")
+    return registry
+
+
+def thumbs(store, version, ups, downs):
+    """So many thumbs of each direction, each by a user of its own."""
+    for number in range(ups + downs):
+        user = f"{version}-{store.latest_seq()}"
+        answer = store.add_interaction(
+            Interaction(
+                prompt=[{"role": "user", "content": "hello"}],
+                completion=[{"role": "assistant", "content": "hi"}],
+                policy_version=version,
+                session_id=user,
+                user_id=user,
+            )
+        )
+        store.add_feedback(
+            Feedback(
+                kind=FeedbackKind.BINARY,
+                interaction_ids=[answer.interaction_id],
+                value=number < ups,
+                user_id=user,
+            )
+        )
+
+
+@pytest.mark.parametrize(("liked", "status"), [(True, VersionStatus.LIVE), (False, VersionStatus.REFUSED)])
+def test_users_decide(store, registry, liked, status):
+    # What the version in service heard before the canary is not held against the candidate, nor for it.
+    thumbs(store, "policy-0001", ups=0 if not liked else 60, downs=60 if not liked else 0)
+    looks = []
+
+    def hear(seconds):
+        looks.append(registry.canary().version)
+        thumbs(store, "policy-0002", ups=10 if liked else 0, downs=0 if liked else 10)
+        thumbs(store, "policy-0001", ups=5, downs=5)
+
+    decision = CanaryTrial(registry, store, SETTINGS, wait=hear).run("policy-0002")
+    assert decision.accepted is liked
+    assert decision.reason.startswith("promoted, as" if liked else "rolled back, as satisfaction is lower")
+    assert 1 < len(looks) < 10
+    assert set(looks) == {"policy-0002"}
+    assert registry.canary() is None
+    assert registry.get("policy-0002").status is status
+
+
+def test_a_canary_that_runs_is_gone_on_with(store, registry):
+    begun = registry.start_canary("policy-0002", 0.2)
+
+    def stop(seconds):
+        assert registry.canary() == begun
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        CanaryTrial(registry, store, SETTINGS, wait=stop).run("policy-0002")
+
+
+def test_whoever_decides_by_hand_ends_it(store, registry):
+    def promote(seconds):
+        registry.promote("policy-0002", "looks good to me")
+
+    decision = CanaryTrial(registry, store, SETTINGS, wait=promote).run("policy-0002")
+    assert (decision.accepted, decision.reason) == (True, "looks good to me")

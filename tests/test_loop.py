@@ -1,0 +1,132 @@
+"""The order of the loop, what it keeps on disk, and what becomes of a step that is interrupted or fails."""
+
+import json
+
+import pytest
+
+from online_trl.loop import LoopState, OnlineLoop, Retry, StepFailedError
+from online_trl.types import GateCheck, GateDecision, PolicyDecision
+
+ROUND = ("collect", "train", "evaluate", "canary", "promote")
+
+
+class Diary:
+    """Stations that write down each call, and do at a chosen one what they are told."""
+
+    def __init__(self, at=None, do=None):
+        self.calls = []
+        self.at, self.do = at, do
+
+    def _note(self, *call):
+        self.calls.append(call)
+        if call[0] == self.at and self.do is not None:
+            self.do()
+
+    def begin(self):
+        self._note("0/begin")
+
+    def collect(self, number, after):
+        self._note(f"{number}/collect", after)
+        return 100 * number
+
+    def train(self, number, upto):
+        self._note(f"{number}/train", upto)
+        return f"policy-{number:04d}"
+
+    def evaluate(self, number, candidate):
+        self._note(f"{number}/evaluate", candidate)
+        return decision(candidate, accepted=number != 2)
+
+    def canary(self, number, decided):
+        self._note(f"{number}/canary", decided)
+        return decided
+
+    def promote(self, number, decided):
+        self._note(f"{number}/promote", decided)
+
+
+def up_to(rounds):
+    return lambda state: state.round <= rounds
+
+
+def decision(candidate, *, accepted):
+    check = GateCheck("win_rate", 0.6, 0.5, accepted)
+    return PolicyDecision(version=candidate, incumbent="policy-0000", decision=GateDecision(accepted, "why", (check,)))
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "loop.json"
+
+
+def test_each_step_gets_what_the_one_before_led_to(file):
+    stations = Diary()
+    OnlineLoop(stations, LoopState(file), go_on=up_to(2)).run()
+    second = decision("policy-0002", accepted=False)
+    assert stations.calls[0] == ("0/begin",)
+    assert stations.calls[6:] == [
+        ("2/collect", 100),
+        ("2/train", 200),
+        ("2/evaluate", "policy-0002"),
+        ("2/canary", second),
+        ("2/promote", second),
+    ]
+    assert LoopState(file).decisions == [decision("policy-0001", accepted=True), second]
+
+
+@pytest.mark.parametrize("step", ["0/begin", *(f"{number}/{station}" for number in (1, 2) for station in ROUND)])
+def test_a_loop_that_is_stopped_at_a_step_goes_on_with_that_step(file, step):
+    def stop():
+        raise KeyboardInterrupt
+
+    first, second, whole = Diary(step, stop), Diary(), Diary()
+    with pytest.raises(KeyboardInterrupt):
+        OnlineLoop(first, LoopState(file), go_on=up_to(2)).run()
+    assert LoopState(file).content["at"]["step"] == step
+    OnlineLoop(second, LoopState(file), go_on=up_to(2)).run()
+    OnlineLoop(whole, LoopState(file.with_name("whole.json")), go_on=up_to(2)).run()
+    assert first.calls[-1] == second.calls[0]
+    assert first.calls[:-1] + second.calls == whole.calls
+    assert LoopState(file).decisions == LoopState(file.with_name("whole.json")).decisions
+
+
+def test_a_step_that_fails_is_tried_again_after_growing_pauses_and_the_state_says_so(file):
+    def fail():
+        seen.append(json.loads(file.read_text())["at"])
+        if len(seen) < 4:
+            raise OSError("no space left")
+
+    seen, pauses = [], []
+    retry = Retry(attempts=4, seconds=10.0, longest=25.0)
+    OnlineLoop(Diary("1/train", fail), LoopState(file), go_on=up_to(1), retry=retry, wait=pauses.append).run()
+    assert pauses == [10.0, 20.0, 25.0]
+    assert [at.get("failed") for at in seen] == [None, 1, 2, 3]
+    assert (seen[-1]["step"], seen[-1]["reason"]) == ("1/train", "OSError: no space left")
+    assert LoopState(file).round == 2
+
+
+def test_a_step_that_fails_too_often_ends_the_loop_and_is_the_first_of_the_next(file):
+    def fail():
+        raise OSError("no space left")
+
+    retry = Retry(attempts=2)
+    with pytest.raises(StepFailedError, match="1/evaluate failed 2 times, the last time with OSError: no space left"):
+        OnlineLoop(Diary("1/evaluate", fail), LoopState(file), retry=retry, wait=lambda seconds: None).run()
+    again = Diary()
+    OnlineLoop(again, LoopState(file), go_on=up_to(1), retry=retry).run()
+    assert [call[0] for call in again.calls] == ["1/evaluate", "1/canary", "1/promote"]
+
+
+def test_without_a_retry_a_failure_is_the_loops_own(file):
+    def fail():
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        OnlineLoop(Diary("1/train", fail), LoopState(file)).run()
+
+
+def test_the_seconds_of_all_starts_add_up(file):
+    OnlineLoop(Diary(), LoopState(file), go_on=up_to(1)).run()
+    content = json.loads(file.read_text()) | {"seconds": 100.0}
+    file.write_text(json.dumps(content))
+    assert 100.0 <= LoopState(file).seconds < 160.0
