@@ -226,11 +226,18 @@ def critic_kind(kind: str | None, start: str | None, peft_config: Any) -> str:
             The policy's adapter.
 
     Raises:
-        [`~online_trl.config.ConfigError`]: if the policy has no LoRA adapter, and the critic would be `adapter`.
+        [`~online_trl.config.ConfigError`]: if the critic would be `adapter` and the policy has no LoRA adapter, or
+            `model` and what it is to start from is none.
     """
     has_lora = peft_config is not None and peft_config.peft_type == "LORA"
+    is_part = start is not None and is_saved_part(start)
     if kind is None:
-        return ADAPTER if has_lora and (start is None or is_saved_part(start)) else MODEL
+        kind = ADAPTER if has_lora and (start is None or is_part) else MODEL
+    if kind == MODEL and is_part:
+        raise ConfigError(
+            f"{start} holds a critic that was on its policy's model, and is no model by itself: set `critic` to "
+            "`head` or `adapter`, whichever it was"
+        )
     if kind == ADAPTER and not has_lora:
         raise ConfigError(
             "`critic` is `adapter`, but the policy is not trained by a LoRA adapter: pass a `LoraConfig` as "

@@ -15,11 +15,11 @@ from transformers import (
 )
 from trl.generation.vllm_generation import VLLMGeneration
 
+from online_trl.checkpoint import last_complete_checkpoint
 from online_trl.config import ConfigError
 from online_trl.critic import AdapterCritic, HeadCritic, ModelCritic, is_critic_name
 from online_trl.ppo import _send_policy_alone
 from online_trl.rewards.scorer import LiveReward
-from online_trl.trainer import last_complete_checkpoint
 from online_trl.types import ModelRole
 from trainer_runs import brevity, logged, make
 
@@ -240,6 +240,8 @@ def test_a_critic_that_cannot_be_is_refused_before_a_model_is_loaded(tmp_path, p
 def test_a_critic_of_another_kind_is_not_taken_for_the_saved_one(tiny_policy, tmp_path, prompts):
     first = make("ppo", tiny_policy, tmp_path, brevity, prompts, critic="head")
     first.save_model(str(tmp_path / "saved"))
+    with pytest.raises(ConfigError, match="was on its policy's model, and is no model by itself"):
+        make("ppo", "no/such-model", tmp_path, brevity, prompts, critic_model=str(tmp_path / "saved" / "critic"))
     with pytest.raises(ConfigError, match="holds a critic of another kind or shape"):
         make(
             "ppo", tiny_policy, tmp_path, brevity, prompts, critic="adapter", peft_config=lora(),
