@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 
 from . import evaluation
+from .evaluation.guards import guard_measurements
+from .evaluation_records import recorded_evaluations
 from .gates import GuardMeasurement, PromotionThresholds, promotion_gate
 from .preferences import standing_feedback
 from .reference import ReferencePolicy
@@ -21,6 +23,7 @@ from .types import (
     ModelRole,
     ModelVersion,
     PolicyDecision,
+    PolicyEvaluation,
     Purpose,
     RewardRefresh,
     Sample,
@@ -70,7 +73,8 @@ class Measurement:
 
     def decide(self, candidate: str, thresholds: PromotionThresholds | None = None) -> GateDecision:
         """
-        Asks the promotion gate whether a candidate may replace the version it was trained from.
+        Asks the promotion gate whether a candidate may replace the version it was trained from. What an evaluator
+        measured of both guards the promotion too.
 
         Args:
             candidate (`str`):
@@ -85,6 +89,7 @@ class Measurement:
             satisfaction=measured.satisfaction,
             live_satisfaction=evaluation.satisfaction(self.store, live),
             guards={
+                **self._recorded_guards(candidate, live),
                 "kl": GuardMeasurement(measured.kl, 0.0),
                 "length": GuardMeasurement(measured.length, evaluation.answer_length(self._answers(live))),
             },
@@ -116,10 +121,19 @@ class Measurement:
             reward_history=self._reward_history(),
             feedback_by_kind=self.store.summary().feedback_by_kind,
             samples=self._samples(in_service[-1], num_samples) if len(in_service) > 1 else (),
+            evaluations=tuple(each for name in versions[1:] for each in self._evaluations(name)[-1:]),
         )
 
     def _answers(self, name: str) -> list[Interaction]:
         return self.store.interactions(policy_version=name, purpose=Purpose.EVALUATION)
+
+    def _recorded_guards(self, candidate: str, live: str) -> dict[str, GuardMeasurement]:
+        """From the newest evaluation of the candidate against the version in service, if one is recorded."""
+        recorded = [each for each in self._evaluations(candidate) if each.live == live]
+        return guard_measurements(recorded[-1]) if recorded else {}
+
+    def _evaluations(self, name: str) -> list[PolicyEvaluation]:
+        return recorded_evaluations(self.registry.evaluations(name))
 
     def _kl(self, answers: Sequence[Interaction]) -> float:
         recorded = [answer for answer in answers if answer.logprobs]

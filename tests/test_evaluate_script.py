@@ -13,7 +13,7 @@ from feedback import add_comparisons
 from online_trl.cli import main
 from online_trl.config import ConfigError
 from online_trl.evaluate_script import Evaluation, heldout_statements, log_to_trackers
-from online_trl.evaluation.records import plain_evaluation, recorded_evaluations
+from online_trl.evaluation_records import plain_evaluation, recorded_evaluations
 from online_trl.evaluation_settings import EvaluationSettings
 from online_trl.registry import Consumed, ModelRegistry, Sources, copy_model
 from online_trl.store import FeedbackStore

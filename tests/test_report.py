@@ -9,7 +9,15 @@ import pytest
 from rich.console import Console
 
 from online_trl.report import RunReport, charts, console_table, write_html, write_json
-from online_trl.types import Estimate, GateDecision, PolicyDecision, RewardRefresh, Sample, VersionEvaluation
+from online_trl.types import (
+    Estimate,
+    GateDecision,
+    PolicyDecision,
+    PolicyEvaluation,
+    RewardRefresh,
+    Sample,
+    VersionEvaluation,
+)
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=https://example.com/x.png onerror=alert(2)> {{ 7 * 7 }} </title>"
 
@@ -321,3 +329,27 @@ def test_the_table_does_not_read_names_as_markup():
     with console.capture() as capture:
         console.print(console_table(report(versions=(named,))))
     assert "[red]policy[/red]" in capture.get()
+
+
+def test_what_an_evaluator_measured_is_on_the_page_and_in_the_json(tmp_path):
+    measured = [
+        PolicyEvaluation(
+            policy_version=f"policy-{number:04d}",
+            figures={
+                "win_rate_vs_live": Estimate(0.61, 0.52, 0.7, 80),
+                f"only/{number}": Estimate(0.25, math.nan, math.nan, 80),
+            },
+            prompts=80,
+            main_judge="held-out",
+        )
+        for number in (2, 3)
+    ]
+    write_html(report(evaluations=tuple(measured)), tmp_path / "report.html")
+    write_json(report(evaluations=tuple(measured)), tmp_path / "result.json")
+    text = " ".join(Page((tmp_path / "report.html").read_text()).text.split())
+    assert text.count("0.61 0.52 to 0.70") == 2
+    assert "only/2" in text
+    assert "– to –" not in text, "what has no interval shows none"
+    assert "win rates by held-out" in text
+    evaluations = json.loads((tmp_path / "result.json").read_text())["evaluations"]
+    assert evaluations[1]["figures"]["only/3"] == {"mean": 0.25, "low": None, "high": None, "n": 80}

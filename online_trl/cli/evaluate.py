@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ..evaluation.records import as_record, plain_evaluation
+from ..evaluation_records import as_record, plain_evaluation
 from ..evaluation_settings import EvaluationSettings, read_evaluation_settings
 from ..registry import ModelRegistry
 from ..report.evaluation import evaluation_table

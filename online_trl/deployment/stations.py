@@ -13,7 +13,7 @@ from typing import Any
 
 from ..config import ConfigError
 from ..evaluation.guards import guard_measurements
-from ..evaluation.records import recorded_evaluations
+from ..evaluation_records import recorded_evaluations
 from ..gates import promotion_gate
 from ..loop import PausedError
 from ..registry import ModelRegistry, copy_model

@@ -258,9 +258,8 @@ class Evaluator:
                 figures[f"contradictions_vs_{role}/{judge}"] = known_mean(contradicts, self._clusters, unit=True)
         if self.proxy in gains and self.heldout in gains:
             figures["reward_gap"] = known_mean(gains[self.proxy] - gains[self.heldout], self._clusters)
-        return figures | {
-            f"win_rate_vs_{role}": figures.get(f"win_rate_vs_{role}/{self.main_judge}") for role in others
-        }
+        main = {f"win_rate_vs_{role}": figures.get(f"win_rate_vs_{role}/{self.main_judge}") for role in others}
+        return main | figures
 
     def _duel(self, judge: str, role: str, points: Scores) -> _Figures:
         ties = np.where(np.isnan(points), np.nan, points == 0.5)

@@ -80,8 +80,8 @@ def run_harness(model: Any, tokenizer: Any, options: HarnessOptions, *, seed: in
             Seed of what is drawn, such as few-shot examples.
 
     Returns:
-        `dict[str, Estimate]`: `TASK/METRIC` to its value, with the interval of the standard error that the harness
-        reports, where it does.
+        `dict[str, Estimate]`: `TASK/METRIC` to its value, of metrics of which more is better, with the interval of the
+        standard error that the harness reports, where it does.
     """
     manager = _task_manager(options.include_path, options.include_defaults)
     import lm_eval
@@ -101,7 +101,7 @@ def run_harness(model: Any, tokenizer: Any, options: HarnessOptions, *, seed: in
         fewshot_random_seed=seed,
     )
     # On other ranks than the first there are no results.
-    return {} if results is None else _estimates(results["results"], results["n-samples"])
+    return {} if results is None else _estimates(results)
 
 
 @functools.lru_cache(maxsize=1)
@@ -113,16 +113,16 @@ def _task_manager(include_path: str | None, include_defaults: bool) -> Any:
     return TaskManager(include_path=include_path, include_defaults=include_defaults)
 
 
-def _estimates(results: dict[str, dict[str, Any]], counts: dict[str, dict[str, int]]) -> dict[str, Estimate]:
+def _estimates(results: dict[str, Any]) -> dict[str, Estimate]:
     found = {}
-    for task, values in results.items():
+    for task, values in results["results"].items():
+        count = results["n-samples"].get(task, {}).get("effective", 0)
         for key, value in values.items():
-            metric, comma, of_filter = key.partition(",")
-            if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
+            metric, _, of_filter = key.partition(",")
+            if not results["higher_is_better"].get(task, {}).get(metric):
                 continue
             error = values.get(f"{metric}_stderr,{of_filter}")
             half = _Z * error if isinstance(error, int | float) else float("nan")
             name = f"{task}/{metric}" if of_filter == "none" else f"{task}/{metric},{of_filter}"
-            count = counts.get(task, {}).get("effective", 0)
             found[name] = Estimate(float(value), value - half, value + half, count)
     return found

@@ -58,6 +58,7 @@ def write_html(report: RunReport, path: str | Path) -> None:
         calibrated=calibrated,
         reliability=charts.reliability_chart(calibrated.reliability) if calibrated is not None else None,
         feedback=_feedback_bars(report),
+        figures=list(dict.fromkeys(name for row in report.evaluations for name in row.figures)),
         any_refused=any(not row.decision.accepted for row in report.decisions),
     )
     Path(path).write_text(page, encoding="utf-8")

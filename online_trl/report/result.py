@@ -13,7 +13,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from ..types import Estimate, PolicyDecision, RewardRefresh, Sample, VersionEvaluation
+from ..evaluation_records import plain_evaluation
+from ..types import Estimate, PolicyDecision, PolicyEvaluation, RewardRefresh, Sample, VersionEvaluation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,8 @@ class RunReport:
             How many feedback rows of each kind the log holds.
         samples (`tuple[Sample, ...]`):
             Prompts with the answers of two versions.
+        evaluations (`tuple[PolicyEvaluation, ...]`):
+            What an evaluator measured of the candidates, in order.
 
     Raises:
         `ValueError`: if no version was measured.
@@ -51,6 +54,7 @@ class RunReport:
     reward_history: tuple[RewardRefresh, ...] = ()
     feedback_by_kind: Mapping[str, int]
     samples: tuple[Sample, ...] = ()
+    evaluations: tuple[PolicyEvaluation, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.versions:
@@ -162,6 +166,7 @@ def _json(report: RunReport) -> dict[str, Any]:
         "reward_history": [asdict(row) for row in report.reward_history],
         "feedback_by_kind": dict(report.feedback_by_kind),
         "samples": [asdict(row) for row in report.samples],
+        "evaluations": [plain_evaluation(row) for row in report.evaluations],
     }
     measured: dict[str, Any] = _null_for_unmeasured(content)
     return measured

@@ -8,9 +8,9 @@ import pytest
 from evaluation.answers import PROMPTS, kindness, length, policy, said
 from online_trl.estimates import mean_estimate
 from online_trl.evaluation.evaluator import Contestant, Evaluator
-from online_trl.evaluation.records import plain_evaluation, read_evaluation
 from online_trl.evaluation.reward_quality import RewardQuality
 from online_trl.evaluation.tasks import Task
+from online_trl.evaluation_records import plain_evaluation, read_evaluation
 from online_trl.rewards.functions import RewardFunctionError
 from online_trl.types import AccuracyPoint, Estimate
 

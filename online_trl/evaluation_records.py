@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from ..types import AccuracyPoint, Estimate, EvaluationRecord, PolicyEvaluation
+from .types import AccuracyPoint, Estimate, EvaluationRecord, PolicyEvaluation
 
 KIND = "evaluator"
 """Kind of the records of a registry that hold an evaluation."""
