@@ -40,18 +40,18 @@ class Page(ClosedInterval):
     limit: int = Field(PAGE_ROWS, ge=1, le=PAGE_ROWS, description="at most so many rows")
 
 
-class InteractionPage(Page):
+class TokensOption(Query):
+    """Interactions, whole or without what is longest in them."""
+
+    tokens: bool = Field(True, description="whether to send `prompt_ids`, `completion_ids` and `logprobs` as well")
+
+
+class InteractionPage(Page, TokensOption):
     """The first or the last interactions of an interval."""
 
     purpose: Purpose | None = Field(None, description="only interactions of this purpose")
     policy_version: Text | None = Field(None, description="only answers of this version")
     newest_first: bool = Field(False, description="begin at the end of the interval")
-
-
-class TokensOption(Query):
-    """Interactions, whole or without what is longest in them."""
-
-    tokens: bool = Field(True, description="whether to send `prompt_ids`, `completion_ids` and `logprobs` as well")
 
 
 class Regenerations(ClosedInterval, TokensOption):

@@ -200,6 +200,7 @@ class FeedbackStore:
         policy_version: str | None = None,
         limit: int | None = None,
         newest_first: bool = False,
+        tokens: bool = True,
     ) -> list[Interaction]:
         """
         Returns the interactions of the interval `(after, upto]`, in the order of the log.
@@ -217,9 +218,11 @@ class FeedbackStore:
                 At most so many.
             newest_first (`bool`, *optional*, defaults to `False`):
                 Whether to begin at the end of the interval.
+            tokens (`bool`, *optional*, defaults to `True`):
+                See [`get_interactions`].
         """
         columns = schema.interactions.c
-        query = interval(select_records(Interaction), columns.seq, after, upto).limit(limit)
+        query = interval(select_records(Interaction, tokens=tokens), columns.seq, after, upto).limit(limit)
         if purpose is not None:
             query = query.where(columns.purpose == purpose)
         if policy_version is not None:

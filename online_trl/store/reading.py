@@ -34,6 +34,7 @@ class LogReader(Protocol):
         policy_version: str | None = None,
         limit: int | None = None,
         newest_first: bool = False,
+        tokens: bool = True,
     ) -> list[Interaction]: ...
 
     def feedback(self, *, after: int = 0, upto: int | None = None, limit: int | None = None) -> list[Feedback]: ...

@@ -134,9 +134,12 @@ class RemoteStore:
         policy_version: str | None = None,
         limit: int | None = None,
         newest_first: bool = False,
+        tokens: bool = True,
     ) -> list[Interaction]:
         """Returns the interactions of an interval, see [`FeedbackStore.interactions`]."""
         chosen = {"purpose": purpose and purpose.value, "policy_version": policy_version}
+        if not tokens:
+            chosen["tokens"] = "false"
         return self._pages(
             Interaction, "interactions", after=after, upto=upto, limit=limit, newest_first=newest_first, chosen=chosen
         )

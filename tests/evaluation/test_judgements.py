@@ -160,7 +160,7 @@ def test_a_report_is_of_an_interval_of_the_log(store):
 
 
 def test_answers_are_read_a_page_at_a_time(store, monkeypatch):
-    monkeypatch.setattr("online_trl.evaluation.judgements._PAGE_ROWS", 2)
+    monkeypatch.setattr("online_trl.evaluation.opinions._PAGE_ROWS", 2)
     for number in range(5):
         thumb(store, chat(store, f"policy-000{1 + number % 2}", f"user-{number}"), True, f"user-{number}")
     assert [report.answers for report in evaluation.satisfaction_reports(store)] == [3, 2]

@@ -78,6 +78,7 @@ def test_tokens_are_left_out_on_request_and_nothing_else_is(store):
     end = store.latest_seq()
     bare = [replace(row, **dict.fromkeys(tokens)) for row in (first, again)]
     ids = [row.interaction_id for row in bare]
+    assert store.interactions(tokens=False) == bare
     assert store.get_interactions(ids, tokens=False) == dict(zip(ids, bare, strict=True))
     assert store.session_interactions(["session"], upto=end, tokens=False) == bare
     assert store.related_regenerations(after=0, upto=end, tokens=False) == bare

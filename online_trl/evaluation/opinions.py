@@ -1,0 +1,169 @@
+"""What users said of the answers of a log: read once, and asked about any version, at any position."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from ..dataset_import import IMPORT_VERSION
+from ..preferences import standing_feedback
+from ..store import LogReader
+from ..types import ANONYMOUS, Feedback, FeedbackKind, Interaction, Judgements, Purpose
+
+_POINTS = {"first": 1.0, "tie": 0.5, "second": 0.0}
+_VERDICTS = (FeedbackKind.BINARY, FeedbackKind.RATING)
+_PAGE_ROWS = 10_000
+
+
+class Answer(NamedTuple):
+    """What has to be known of an answer, without text and tokens: there may be millions."""
+
+    seq: int
+    purpose: Purpose
+    policy_version: str
+    user_id: str
+    session_id: str
+
+    def voice(self, speaker: str) -> str:
+        """Whose word it is that somebody said about it. Who gives no name is told apart by the session."""
+        return self.session_id if speaker == ANONYMOUS else speaker
+
+
+@dataclass(frozen=True)
+class Opinions:
+    """
+    Answers, and what was said of them. What users took back or replaced does not count.
+
+    Args:
+        answers (`Mapping[str, Answer]`):
+            The answers by their ids, in the order of the log.
+        said (`Sequence[Feedback]`):
+            All feedback that counts from the first of them on, in the order of the log.
+    """
+
+    answers: Mapping[str, Answer]
+    said: Sequence[Feedback]
+
+    @classmethod
+    def read(
+        cls, store: LogReader, purpose: Purpose | None, *versions: str, after: int = 0, upto: int | None = None
+    ) -> Opinions:
+        """Reads the answers of some versions, or of all, in an interval of the log, and the feedback on them."""
+        answers = {
+            answer.interaction_id: Answer(
+                answer.seq or 0, answer.purpose, answer.policy_version, answer.user_id, answer.session_id
+            )
+            for version in versions or (None,)
+            for answer in _pages(store, purpose, version, after, upto)
+        }
+        if not answers:
+            return cls({}, ())
+        first = min(answer.seq for answer in answers.values())
+        return cls(answers, store.admitted_feedback(after=first, upto=upto))
+
+    def of(self, purpose: Purpose) -> Opinions:
+        """Returns the answers of one purpose, and what was said of them."""
+        return Opinions({name: row for name, row in self.answers.items() if row.purpose is purpose}, self.said)
+
+    def at(self, position: int) -> Opinions:
+        """Returns what was known at an earlier position of the log."""
+        answers = {name: answer for name, answer in self.answers.items() if answer.seq <= position}
+        return Opinions(answers, [row for row in self.said if (row.seq or 0) <= position])
+
+    @property
+    def versions(self) -> list[str]:
+        """The versions that answered, in the order of their first answers."""
+        return list(self._answers_of)
+
+    @cached_property
+    def rows(self) -> Sequence[Feedback]:
+        """The feedback that stands, in the order of the log."""
+        return standing_feedback(self.said)
+
+    def scores(self, policy_version: str, *kinds: FeedbackKind) -> Judgements:
+        """Thumbs and ratings of a version, or one of the two."""
+        said = [
+            (row.score, answer.voice(row.user_id))
+            for row, answer in self._about.get(policy_version, ())
+            if row.kind in (kinds or _VERDICTS)
+        ]
+        return _judgements(said)
+
+    def responses(self, policy_version: str) -> Judgements:
+        """For each answer of a version, whether somebody said something about it."""
+        return _judgements(
+            (float(name in self._answered), self.answers[name].voice(self.answers[name].user_id))
+            for name in self._answers_of.get(policy_version, ())
+        )
+
+    def implicit(self, policy_version: str) -> dict[str, int]:
+        """How often each implicit signal came about a version."""
+        about = self._about.get(policy_version, ())
+        return dict(Counter(row.value for row, _ in about if row.kind is FeedbackKind.IMPLICIT))
+
+    def comparisons(self) -> tuple[list[tuple[str, str, float]], list[str]]:
+        """Comparisons of two versions with the points of the first, and who made each."""
+        games, judges = [], []
+        for row in self.rows:
+            if row.kind is not FeedbackKind.COMPARISON or not self.answers.keys() >= set(row.interaction_ids):
+                continue
+            first, second = (self.answers[name] for name in row.interaction_ids)
+            if first.policy_version != second.policy_version:
+                games.append((first.policy_version, second.policy_version, _POINTS[row.value]))
+                judges.append(first.voice(row.user_id))
+        return games, judges
+
+    def points(self, policy_version: str, opponent: str) -> Judgements:
+        """Points of a version in comparisons with another."""
+        own = {(policy_version, opponent): False, (opponent, policy_version): True}
+        return _judgements(
+            (1 - points if own[first, second] else points, judge)
+            for (first, second, points), judge in zip(*self.comparisons(), strict=True)
+            if (first, second) in own
+        )
+
+    @cached_property
+    def _answers_of(self) -> Mapping[str, list[str]]:
+        """The ids of the answers of each version."""
+        answers: dict[str, list[str]] = defaultdict(list)
+        for name, answer in self.answers.items():
+            answers[answer.policy_version].append(name)
+        return dict(answers)
+
+    @cached_property
+    def _answered(self) -> frozenset[str]:
+        """The ids of the answers that somebody said something about."""
+        spoken = (row for row in self.rows if row.kind is not FeedbackKind.IMPLICIT)
+        return frozenset(name for row in spoken for name in row.interaction_ids)
+
+    @cached_property
+    def _about(self) -> Mapping[str, list[tuple[Feedback, Answer]]]:
+        """For each version, the feedback on one answer of it."""
+        about: dict[str, list[tuple[Feedback, Answer]]] = defaultdict(list)
+        for row in self.rows:
+            answer = self.answers.get(row.interaction_ids[0])
+            if len(row.interaction_ids) == 1 and answer is not None:
+                about[answer.policy_version].append((row, answer))
+        return dict(about)
+
+
+def _pages(
+    store: LogReader, purpose: Purpose | None, policy_version: str | None, after: int, upto: int | None
+) -> Iterator[Interaction]:
+    """Reads answers a page at a time; imported ones are of no policy."""
+    while True:
+        page = store.interactions(
+            after=after, upto=upto, purpose=purpose, policy_version=policy_version, limit=_PAGE_ROWS, tokens=False
+        )
+        yield from (answer for answer in page if answer.policy_version != IMPORT_VERSION)
+        if len(page) < _PAGE_ROWS:
+            return
+        after = page[-1].seq or 0
+
+
+def _judgements(said: Iterable[tuple[float, str]]) -> Judgements:
+    pairs = list(said)
+    return Judgements(tuple(value for value, _ in pairs), tuple(user for _, user in pairs))
