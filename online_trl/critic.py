@@ -251,6 +251,13 @@ def is_saved_part(path: str) -> bool:
     return (Path(path) / _WEIGHTS).is_file()
 
 
+def saved_beside(policy_path: str, kind: str) -> str | None:
+    """Returns the folder of the critic of a kind that was saved beside a policy, if there is one."""
+    folder = Path(policy_path) / CRITIC_FOLDER
+    is_of_kind = is_saved_part(str(folder)) if kind != MODEL else (folder / "config.json").is_file()
+    return str(folder) if is_of_kind else None
+
+
 def attach_critic(policy: Any, critic: Critic) -> None:
     """Makes a critic a submodule of the policy, and keeps it out of what the policy's `save_pretrained` writes."""
     policy.critic = critic

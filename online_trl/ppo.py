@@ -32,6 +32,7 @@ from .critic import (
     is_critic_name,
     is_saved_part,
     make_critic,
+    saved_beside,
 )
 from .distributed import broadcast_from_main
 from .rewards.scorer import LiveReward
@@ -85,7 +86,8 @@ class OnlinePPOConfig(OnlineArguments, GRPOConfig):
             `adapter` if the policy is trained by one, otherwise `model`.
         critic_model (`str`, *optional*):
             What the critic starts from: folder or hub id of a model; `live`, the version of the live reward model in
-            service; or folder of a saved critic. Defaults to the policy's model.
+            service; or folder of a saved critic. Defaults to the critic of its kind that was saved beside the policy,
+            or else the policy's model.
         gamma (`float`, *optional*, defaults to `1.0`):
             Discount factor.
         lam (`float`, *optional*, defaults to `0.95`):
@@ -242,7 +244,8 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
         if start == LIVE:
             live: Any = self.live_reward
             start = str(live.registry.path(live.version))
-        return make_critic(critic_kind(self.args.critic, start, _adapter(self.model)), start, self.model)
+        kind = critic_kind(self.args.critic, start, _adapter(self.model))
+        return make_critic(kind, start or saved_beside(self.model.config._name_or_path, kind), self.model)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         rewards_per_func: torch.Tensor = super()._calculate_rewards(*args, **kwargs)

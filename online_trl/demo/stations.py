@@ -16,7 +16,6 @@ from transformers import PrinterCallback
 from ..callbacks import StepProgress, StopCallback
 from ..checkpoint import last_complete_checkpoint
 from ..config import check_choice
-from ..critic import CRITIC_FOLDER
 from ..grpo import OnlineGRPOConfig, OnlineGRPOTrainer
 from ..measurement import Measurement
 from ..ppo import OnlinePPOConfig, OnlinePPOTrainer
@@ -196,8 +195,6 @@ class DemoStations:
         config_type, trainer_type = TRAINERS[self.settings.trainer]
         settings = {"output_dir": str(folder), "seed": self.settings.seed, **self.settings.training}
         path = self.registry.path(live.name)
-        if config_type is OnlinePPOConfig and (path / CRITIC_FOLDER).is_dir():
-            settings["critic_model"] = str(path / CRITIC_FOLDER)
         # Up to where this round's collection ended, so that a resumed run goes through the same prompts.
         prompts = prompt_dataset(self.store.interactions(upto=upto, purpose=Purpose.CHAT))
         trainer = trainer_type(

@@ -201,6 +201,23 @@ def test_a_saved_critic_is_what_the_next_run_starts_from(kind, has_adapter, tiny
     assert all(weight.equal(weights[name]) for name, weight in state(first.model.critic).items())
 
 
+@pytest.mark.parametrize("kind", ["model", "head"])
+def test_a_policy_is_trained_on_with_the_critic_that_was_saved_beside_it(kind, tiny_policy, tmp_path, prompts):
+    first = make("ppo", tiny_policy, tmp_path, brevity, prompts, critic=kind)
+    for parameter in first.model.critic.parameters():
+        torch.nn.init.normal_(parameter)
+    first.save_model(str(tmp_path / "saved"))
+    first.processing_class.save_pretrained(tmp_path / "saved")
+    own = state(first.model.critic)
+    for next_kind in ("model", "head"):
+        weights = state(
+            make("ppo", str(tmp_path / "saved"), tmp_path, brevity, prompts, critic=next_kind).model.critic
+        )
+        # One of another kind begins anew, at values of 0.
+        head = next(name for name in weights if name.endswith(("head.weight", "score.weight")))
+        assert torch.equal(weights[head], own[head]) if next_kind == kind else weights[head].eq(0).all()
+
+
 def test_a_critic_starts_from_the_live_reward_model_with_one_value_for_all_its_heads(
     tiny_policy, tmp_path, prompts, registry
 ):
