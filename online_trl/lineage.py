@@ -144,11 +144,32 @@ def learning_delays(registry: ModelRegistry, store: LogReader) -> list[float]:
         store ([`~online_trl.store.LogReader`]):
             The feedback log.
     """
-    served: dict[str, datetime] = {}
-    for promotion in registry.history(ModelRole.POLICY):
-        behind = feedback_behind(ingredients(registry, promotion.version))
-        served |= dict.fromkeys(behind.feedback_ids - served.keys(), promotion.at)
+    served = served_since(registry)
     rows = store.feedback() if served else []
     return sorted(
         (served[row.feedback_id] - row.created_at).total_seconds() for row in rows if row.feedback_id in served
     )
+
+
+def served_since(registry: ModelRegistry) -> dict[str, datetime]:
+    """
+    Returns when the first policy went into service that had learned from a row of feedback, by `feedback_id`.
+
+    Args:
+        registry ([`~online_trl.registry.ModelRegistry`]):
+            The versions.
+    """
+    known = {version.name: version for role in ModelRole for version in registry.versions(role)}
+    told: set[str] = set()
+    served: dict[str, datetime] = {}
+    for promotion in registry.history(ModelRole.POLICY):
+        # What made an earlier policy was in service with that one: each version is looked at once.
+        ahead = [promotion.version]
+        while ahead:
+            name = ahead.pop()
+            if name in known and name not in told:
+                told.add(name)
+                learned = registry.consumed(name).trained_on.feedback_ids
+                served |= dict.fromkeys(learned - served.keys(), promotion.at)
+                ahead += [*known[name].reward_versions, *filter(None, [known[name].parent])]
+    return served

@@ -679,6 +679,8 @@ class VersionEvaluation:
             Accuracy of the reward model that paid it last, on held-out preferences.
         reward_versions (`tuple[str, ...]`):
             Reward versions that paid it, in order.
+        chats ([`SatisfactionReport`], *optional*):
+            What users said of its answers in their chats; `None` if it answered none.
     """
 
     policy_version: str
@@ -689,6 +691,7 @@ class VersionEvaluation:
     win_rate_vs_live: Estimate | None = None
     reward_accuracy: Estimate | None = None
     reward_versions: tuple[str, ...] = ()
+    chats: SatisfactionReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -792,6 +795,8 @@ class RewardRefresh:
             The change of what people want that it answers to, in words.
         restarted (`str`, *optional*):
             Why it was made anew from the initial model, in words.
+        upto (`int`, *optional*):
+            Row of the log up to which it had heard.
     """
 
     version: str
@@ -802,6 +807,7 @@ class RewardRefresh:
     reliability: tuple[tuple[float, float, float], ...] = ()
     drift: str | None = None
     restarted: str | None = None
+    upto: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,7 +80,13 @@ def report(**changes):
             ),
         ),
     }
-    return RunReport(**(fields | changes))
+    fields |= changes
+    verdicts = {row.version: row.decision.accepted for row in fields["decisions"]}
+    statuses = {name: "promoted" if accepted else "refused" for name, accepted in verdicts.items()}
+    accepted = [name for name, is_accepted in verdicts.items() if is_accepted]
+    fields.setdefault("statuses", {row.policy_version: "base" for row in fields["versions"][:1]} | statuses)
+    fields.setdefault("in_service", accepted[-1] if accepted else None)
+    return RunReport(**fields)
 
 
 class Page(HTMLParser):
@@ -163,7 +169,7 @@ def test_the_headline_claims_nothing_without_judgements():
 
 
 def test_a_report_needs_a_measured_version():
-    with pytest.raises(ValueError, match="at least one measured version"):
+    with pytest.raises(ValueError, match="at least one version"):
         report(versions=())
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,8 @@ from ..callbacks import StepProgress
 from ..config import ConfigError
 from ..lineage import learning_delays
 from ..loop import LoopState, OnlineLoop
-from ..measurement import Measurement
 from ..registry import ModelRegistry, copy_model
-from ..report import RunReport, console_table, write_html, write_json
+from ..report import Gatherer, RunReport, console_table, write_html, write_json
 from ..serving.process import ServerProcess
 from ..simulation.base_policy import train_base_policy
 from ..simulation.taste import Taste
@@ -99,9 +99,10 @@ def run_demo(*, trainer: str, seed: int, rounds: int, output_dir: Path, resume: 
             except KeyboardInterrupt:
                 console.print("Stopped. The same command with `--resume` goes on from here.")
                 raise
-        report = Measurement(store, registry).report(
-            trainer=trainer, seed=seed, seconds=state.seconds, decisions=state.decisions
-        )
+        gatherer = Gatherer(store, registry)
+        report = gatherer.report(trainer=trainer, seed=seed, seconds=state.seconds)
+        base, live = report.base.policy_version, report.live.policy_version
+        report = replace(report, samples=gatherer.samples(base, live), lineage=gatherer.lineage(live))
         delays = learning_delays(registry, store)
     write_json(report, output_dir / "result.json")
     write_html(report, output_dir / "report.html")

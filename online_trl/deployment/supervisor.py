@@ -115,7 +115,7 @@ class Supervisor:
                     log=self.folder / "server.log",
                     host=serve.host,
                     port=serve.port,
-                    settings=serve.settings,
+                    settings={"loop_dir": str(self.folder)} | serve.settings,
                 ),
             )
         if refresh is not None:

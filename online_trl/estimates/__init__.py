@@ -7,6 +7,7 @@ holds at all looks together.
 """
 
 from .bradley_terry import bradley_terry as bradley_terry
+from .bradley_terry import win_rate_matrix as win_rate_matrix
 from .fixed import mean_estimate as mean_estimate
 from .fixed import share_estimate as share_estimate
 from .sequential import confidence_sequence as confidence_sequence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -80,18 +81,48 @@ def bradley_terry(
     Raises:
         `ValueError`: if there are not as many users as comparisons.
     """
+    fitted = win_rate_matrix(comparisons, users, references=[reference], level=level, planned=planned)
+    return {name: estimate for (name, _), estimate in fitted.items()}
+
+
+def win_rate_matrix(
+    comparisons: Sequence[tuple[str, str, float]],
+    users: Sequence[str],
+    *,
+    references: Sequence[str],
+    level: float = 0.95,
+    planned: int = 200,
+) -> dict[tuple[str, str], Estimate]:
+    """
+    Win rates as of [`bradley_terry`] against several references, from one fit.
+
+    Args:
+        comparisons (`Sequence[tuple[str, str, float]]`), users (`Sequence[str]`):
+            As in [`bradley_terry`].
+        references (`Sequence[str]`):
+            The versions that all are held against.
+        level (`float`, *optional*), planned (`int`, *optional*):
+            As in [`bradley_terry`].
+
+    Returns:
+        `dict[tuple[str, str], Estimate]`: By version and reference, the expected points of the first against the
+        second.
+
+    Raises:
+        `ValueError`: as of [`bradley_terry`].
+    """
     if len(users) != len(comparisons):
         raise ValueError(f"{len(comparisons)} comparisons, but {len(users)} users; each was judged by one")
-    players = sorted({reference, *(name for first, second, _ in comparisons for name in (first, second))})
-    others = [name for name in players if name != reference]
-    if not others:
+    players = sorted({*references, *(name for first, second, _ in comparisons for name in (first, second))})
+    if not comparisons:
         return {}
     games = _games(comparisons, users, players)
     parameters, covariance = _fit(games)
     judges = np.asarray(games.users.max() + 1.0)
     tie = float(np.exp(parameters[-1]))
+    met = Counter(name for first, second, _ in comparisons for name in (first, second))
     estimates = {}
-    for name in others:
+    for name, reference in ((name, reference) for reference in references for name in players if name != reference):
         contrast = np.zeros(len(parameters))
         contrast[[players.index(name), players.index(reference)]] = 1.0, -1.0
         mean, spread = _points(float(contrast @ parameters), tie)
@@ -102,8 +133,7 @@ def bradley_terry(
             level=level,
             planned=planned,
         )
-        n = sum(name in (first, second) for first, second, _ in comparisons)
-        estimates[name] = Estimate(mean, float(low), float(high), n)
+        estimates[name, reference] = Estimate(mean, float(low), float(high), met[name])
     return estimates
 
 

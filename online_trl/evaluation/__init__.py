@@ -10,5 +10,7 @@ from .alignment import answer_length as answer_length
 from .alignment import kl_divergence as kl_divergence
 from .judgements import canary_feedback as canary_feedback
 from .judgements import satisfaction as satisfaction
+from .judgements import satisfaction_of as satisfaction_of
 from .judgements import satisfaction_reports as satisfaction_reports
 from .judgements import win_rate as win_rate
+from .judgements import win_rate_of as win_rate_of

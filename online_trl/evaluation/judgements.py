@@ -31,7 +31,12 @@ def satisfaction(store: LogReader, policy_version: str, *, purpose: Purpose = Pu
         purpose ([`~online_trl.types.Purpose`], *optional*, defaults to `Purpose.EVALUATION`):
             Which answers count.
     """
-    scores = Opinions.read(store, purpose).scores(policy_version)
+    return satisfaction_of(Opinions.read(store, purpose), policy_version)
+
+
+def satisfaction_of(opinions: Opinions, policy_version: str) -> Estimate:
+    """Does what [`satisfaction`] does for opinions that were read already."""
+    scores = opinions.scores(policy_version)
     return mean_estimate(scores.values, clusters=scores.users, bounds=_UNIT)
 
 
@@ -57,7 +62,12 @@ def win_rate(
     """
     if policy_version == opponent:
         raise ValueError(f"{policy_version} has no win rate against itself; compare two versions")
-    points = Opinions.read(store, purpose).points(policy_version, opponent)
+    return win_rate_of(Opinions.read(store, purpose), policy_version, opponent)
+
+
+def win_rate_of(opinions: Opinions, policy_version: str, opponent: str) -> Estimate:
+    """Does what [`win_rate`] does for opinions that were read already."""
+    points = opinions.points(policy_version, opponent)
     return mean_estimate(points.values, clusters=points.users, bounds=_UNIT)
 
 

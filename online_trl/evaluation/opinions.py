@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ class Answer(NamedTuple):
     """What has to be known of an answer, without text and tokens: there may be millions."""
 
     seq: int
+    created_at: datetime
     purpose: Purpose
     policy_version: str
     user_id: str
@@ -54,7 +56,12 @@ class Opinions:
         """Reads the answers of some versions, or of all, in an interval of the log, and the feedback on them."""
         answers = {
             answer.interaction_id: Answer(
-                answer.seq or 0, answer.purpose, answer.policy_version, answer.user_id, answer.session_id
+                answer.seq or 0,
+                answer.created_at,
+                answer.purpose,
+                answer.policy_version,
+                answer.user_id,
+                answer.session_id,
             )
             for version in versions or (None,)
             for answer in _pages(store, purpose, version, after, upto)
@@ -104,8 +111,18 @@ class Opinions:
         about = self._about.get(policy_version, ())
         return dict(Counter(row.value for row, _ in about if row.kind is FeedbackKind.IMPLICIT))
 
+    def all_responses(self) -> Judgements:
+        """For each answer of any version, whether somebody said something about it."""
+        return _judgements(
+            (float(name in self._answered), answer.voice(answer.user_id)) for name, answer in self.answers.items()
+        )
+
     def comparisons(self) -> tuple[list[tuple[str, str, float]], list[str]]:
         """Comparisons of two versions with the points of the first, and who made each."""
+        return self._comparisons
+
+    @cached_property
+    def _comparisons(self) -> tuple[list[tuple[str, str, float]], list[str]]:
         games, judges = [], []
         for row in self.rows:
             if row.kind is not FeedbackKind.COMPARISON or not self.answers.keys() >= set(row.interaction_ids):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 WIDTH, HEIGHT = 400, 270
 LEFT, RIGHT, TOP, BOTTOM = 36, 394, 26, 220
 _MOST_LABELS = 8
+_ASIDE, _LABEL_WIDTH, _LABEL_HEIGHT = 6.0, 34.0, 14.0
 _GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -148,6 +150,102 @@ def reliability_chart(bins: Sequence[tuple[float, float, float]]) -> Chart:
         reference=None,
         band=None,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A row of the log at which something happened: a line from top to bottom, with a short label above it."""
+
+    at: int
+    label: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogChart:
+    """A chart along the rows of the log, with every coordinate worked out."""
+
+    points: tuple[Point, ...]
+    lines: tuple[str, ...]
+    ticks: tuple[tuple[float, str], ...]
+    rows: tuple[tuple[float, str], ...]
+    flags: tuple[tuple[float, str, str], ...]
+    reference: float | None
+
+
+def log_chart(
+    series: Sequence[Sequence[tuple[int, Mark]]],
+    *,
+    end: int,
+    flags: Sequence[Flag] = (),
+    reference: float | None = None,
+) -> LogChart:
+    """
+    Places marks between 0 and 1 along the log.
+
+    Args:
+        series (`Sequence[Sequence[tuple[int, Mark]]]`):
+            Marks with the row of the log that each belongs to; those of one series are joined by a line, and its label
+            stands at the last one.
+        end (`int`):
+            Last row of the log.
+        flags (`Sequence[Flag]`, *optional*):
+            What happened meanwhile.
+        reference (`float`, *optional*):
+            A value to draw a line at.
+    """
+    scale, span = _Scale(0.0, 1.0), max(1, end)
+    met: Counter[int] = Counter(at for marks in series for at, _ in marks)
+    placed: Counter[int] = Counter()
+    points, lines = [], []
+    for marks in series:
+        drawn = []
+        for at, mark in marks:
+            # Marks of several versions at one row stand beside each other.
+            aside = _ASIDE * (placed[at] - (met[at] - 1) / 2)
+            placed[at] += 1
+            if math.isfinite(mark.value):
+                x = round(min(max(_across(at / span) + aside, LEFT), RIGHT), 1)
+                drawn.append(Point(mark, x, scale.y(mark.value), scale.span(mark.interval or (0.0, 1.0)), "", "", ""))
+        lines.append(" ".join(f"{point.x},{point.y}" for point in drawn))
+        points += [*drawn[:-1], *(replace(point, text=point.mark.label) for point in drawn[-1:])]
+    return LogChart(
+        points=_uncrowded(points),
+        lines=tuple(line for line in lines if " " in line),
+        ticks=tuple((scale.y(tick), f"{tick:g}") for tick in _GRID),
+        rows=tuple((_across(tick / span), f"{tick:,.0f}") for tick in _ticks(0, span) if tick <= span),
+        flags=_flags(flags, span),
+        reference=None if reference is None else scale.y(reference),
+    )
+
+
+def _uncrowded(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Leaves out the labels that would lie over a later one: the newest are of most interest."""
+    kept: list[Point] = []
+    labelled: list[Point] = []
+    for point in reversed(points):
+        near = any(abs(point.x - other.x) < _LABEL_WIDTH and _is_level(point, other) for other in labelled)
+        if point.text and not near:
+            labelled.append(point)
+        kept.append(replace(point, text="") if near else point)
+    return tuple(reversed(kept))
+
+
+def _is_level(one: Point, other: Point) -> bool:
+    assert one.whisker is not None
+    assert other.whisker is not None
+    return abs(one.whisker[0] - other.whisker[0]) < _LABEL_HEIGHT
+
+
+def _flags(flags: Sequence[Flag], span: int) -> tuple[tuple[float, str, str], ...]:
+    placed: list[tuple[float, str, str]] = []
+    last = math.inf
+    for flag in sorted(flags, key=lambda flag: -flag.at):
+        x = _across(flag.at / span)
+        is_roomy = last - x >= _LABEL_WIDTH
+        last = x if is_roomy else last
+        placed.append((x, flag.label if is_roomy else "", flag.title))
+    return tuple(placed)
 
 
 def _across(share: float) -> float:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..types import Estimate, RewardRefresh
 from . import charts
-from .charts import Chart, Mark
-from .result import RunReport, interval, number
+from .charts import Chart, Flag, LogChart, Mark
+from .record import RunReport
+from .result import interval, number
+
+REFRESH_SECONDS = 30
+"""How often a dashboard that is looked at renews itself."""
+
+_EVALUATED, _NEWEST = 4, 8
 
 _KINDS = {
     "binary": "thumbs",
@@ -36,6 +44,60 @@ def write_html(report: RunReport, path: str | Path) -> None:
         path (`str` or `Path`):
             The file, such as `report.html`.
     """
+    Path(path).write_text(_page(report, is_live=False), encoding="utf-8")
+
+
+def dashboard_html(report: RunReport, *, before: str, after: str, lineage_of: str) -> str:
+    """
+    Returns the report as a page that renews itself and lets people choose what is compared.
+
+    Args:
+        report ([`RunReport`]):
+            What there is to tell.
+        before (`str`), after (`str`), lineage_of (`str`):
+            The versions chosen: whose answers stand side by side, and whose lineage is told.
+    """
+    return _page(report, is_live=True, before=before, after=after, lineage_of=lineage_of)
+
+
+def _page(report: RunReport, *, is_live: bool, **chosen: str) -> str:
+    calibrated = _newest_calibrated(report)
+    newest = [row.policy_version for row in report.versions[-_NEWEST:]]
+    shown = {report.base.policy_version, report.live.policy_version, *newest}
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            report=report,
+            is_live=is_live,
+            chosen=chosen,
+            chosen_from=_choices(report),
+            refresh_seconds=REFRESH_SECONDS,
+            facts=_facts(report),
+            shown=[row for row in report.versions if row.policy_version in shown],
+            earlier=[row for row in report.versions if row.policy_version not in shown],
+            frame=charts,
+            is_judged=any(row.satisfaction.n for row in report.versions),
+            satisfaction=_satisfaction_chart(report),
+            win_rate=_win_rate_chart(report),
+            over_log=_over_log_chart(report),
+            compared=list(dict.fromkeys(other for _, other in report.win_rates)),
+            kl=_plain_chart(report, [row.kl for row in report.versions], "nats"),
+            length=_plain_chart(report, [row.length for row in report.versions], "words"),
+            accuracy=_accuracy_chart(report),
+            trend=_trend_chart(report),
+            calibrated=calibrated,
+            reliability=charts.reliability_chart(calibrated.reliability) if calibrated is not None else None,
+            feedback=_feedback_bars(report),
+            figures=list(dict.fromkeys(name for row in report.evaluations[-_EVALUATED:] for name in row.figures)),
+            evaluations=report.evaluations[-_EVALUATED:],
+            any_refused=any(not report.was_accepted(row.policy_version) for row in report.versions),
+        )
+    )
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
     # What users wrote is shown on the page, so everything is escaped, and the template marks nothing as safe.
     environment = Environment(
         loader=PackageLoader(__package__, "."),
@@ -44,24 +106,80 @@ def write_html(report: RunReport, path: str | Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "interval": interval, "sentence": _sentence, "numeral": _numeral}
-    calibrated = _newest_calibrated(report)
-    page = environment.get_template("page.html.j2").render(
-        report=report,
-        duration=_duration(report.seconds),
-        frame=charts,
-        satisfaction=_satisfaction_chart(report),
-        win_rate=_win_rate_chart(report),
-        kl=_plain_chart(report, [row.kl for row in report.versions], "nats"),
-        length=_plain_chart(report, [row.length for row in report.versions], "words"),
-        accuracy=_accuracy_chart(report),
-        calibrated=calibrated,
-        reliability=charts.reliability_chart(calibrated.reliability) if calibrated is not None else None,
-        feedback=_feedback_bars(report),
-        figures=list(dict.fromkeys(name for row in report.evaluations for name in row.figures)),
-        any_refused=any(not row.decision.accepted for row in report.decisions),
-    )
-    Path(path).write_text(page, encoding="utf-8")
+    environment.filters |= {
+        "number": number,
+        "interval": interval,
+        "sentence": _sentence,
+        "numeral": _numeral,
+        "duration": duration,
+        "minute": _minute,
+    }
+    return environment
+
+
+def _choices(report: RunReport) -> dict[str, list[str]]:
+    policies = [row.policy_version for row in report.versions]
+    return {
+        "before": policies,
+        "after": policies,
+        "lineage": [*policies, *(row.version for row in report.reward_history)],
+    }
+
+
+def _facts(report: RunReport) -> str:
+    read = f"{report.latest_seq:,} rows of the log, read {_minute(report.gathered_at)}"
+    if report.trainer is None:
+        return read
+    assert report.seconds is not None
+    return f"trainer {report.trainer}, seed {report.seed}, {duration(report.seconds)}; {read}"
+
+
+def _over_log_chart(report: RunReport) -> LogChart:
+    series = [
+        [
+            (
+                look.at,
+                Mark(
+                    label=_numeral(name),
+                    title=f"{name} at row {look.at:,}: {_described(look.estimate)}",
+                    value=look.estimate.mean,
+                    interval=(look.estimate.low, look.estimate.high),
+                    accepted=report.was_accepted(name),
+                ),
+            )
+            for look in looks
+        ]
+        for name, looks in report.looks.items()
+    ]
+    signs = {"promoted": "↑", "back in service": "↩"}
+    flags = [
+        Flag(
+            event.row, f"{signs[event.what]}{_numeral(event.version)}", f"{event.version} {event.what}: {event.reason}"
+        )
+        for event in report.events
+        if event.what in signs and event.row
+    ]
+    return charts.log_chart(series, end=report.latest_seq, flags=flags)
+
+
+def _trend_chart(report: RunReport) -> LogChart | None:
+    """How the reward model that an evaluator looked at last does on each stretch of the feedback."""
+    known = [row for row in report.evaluations if row.accuracy_over_feedback]
+    if not known:
+        return None
+    marks = [
+        (
+            int(point.at.rpartition("-")[2]),
+            Mark(
+                label="",
+                title=f"rows {point.at}: {_described(point.accuracy)}",
+                value=point.accuracy.mean,
+                interval=(point.accuracy.low, point.accuracy.high),
+            ),
+        )
+        for point in known[-1].accuracy_over_feedback
+    ]
+    return charts.log_chart([marks], end=max(report.latest_seq, *(at for at, _ in marks)), reference=0.5)
 
 
 def _satisfaction_chart(report: RunReport) -> Chart:
@@ -84,26 +202,31 @@ def _plain_chart(report: RunReport, values: list[float], unit: str) -> Chart:
             label=_label(report, index),
             value=value,
             title=f"{row.policy_version}: {number(value, 1)} {unit}",
-            accepted=report.status(row.policy_version) != "refused",
+            accepted=report.was_accepted(row.policy_version),
         )
         for index, (row, value) in enumerate(zip(report.versions, values, strict=True))
     ]
     return charts.chart(marks, decimals=1)
 
 
-def _accuracy_chart(report: RunReport) -> Chart:
-    marks = [
-        Mark(
+def _accuracy_chart(report: RunReport) -> LogChart:
+    last = 0
+    marks = []
+    for row in report.reward_history:
+        last = row.upto or last
+        mark = Mark(
             label=_numeral(row.version),
-            note=f"n {row.accuracy.n}",
-            title=f"{row.version}: {_described(row.accuracy)}",
+            title=f"{row.version} at row {last:,}: {_described(row.accuracy)}",
             value=row.accuracy.mean,
             interval=(row.accuracy.low, row.accuracy.high),
             accepted=row.decision.accepted,
         )
-        for row in report.reward_history
+        marks.append((last, mark))
+    # Each is a series of its own, so that each has its label.
+    flags = [
+        Flag(row.upto or last, "drift", f"{row.version}: {row.drift}") for row in report.reward_history if row.drift
     ]
-    return charts.chart(marks, domain=(0.0, 1.0), reference=0.5)
+    return charts.log_chart([[mark] for mark in marks], end=max(report.latest_seq, last), flags=flags, reference=0.5)
 
 
 def _newest_calibrated(report: RunReport) -> RewardRefresh | None:
@@ -127,7 +250,7 @@ def _mark(report: RunReport, index: int, estimate: Estimate) -> Mark:
         title=f"{name}: {_described(estimate)}",
         value=estimate.mean,
         interval=(estimate.low, estimate.high) if estimate.n else None,
-        accepted=report.status(name) != "refused",
+        accepted=report.was_accepted(name),
     )
 
 
@@ -148,9 +271,14 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Returns a number of seconds as people say it."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _minute(time: datetime) -> str:
+    return f"{time.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"

@@ -1,11 +1,12 @@
-"""What came out of a run, as a record, as JSON and as a table in the terminal."""
+"""The outcome of a run as JSON and as a table in the terminal."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from datetime import datetime
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -14,87 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..evaluation_records import plain_evaluation
-from ..types import Estimate, PolicyDecision, PolicyEvaluation, RewardRefresh, Sample, VersionEvaluation
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunReport:
-    """
-    What came out of a run.
-
-    Args:
-        trainer (`str`):
-            Name of the trainer, such as `grpo`.
-        seed (`int`):
-            Seed of the run.
-        seconds (`float`):
-            How long it took.
-        versions (`tuple[VersionEvaluation, ...]`):
-            Every policy version that was measured, the base first.
-        decisions (`tuple[PolicyDecision, ...]`):
-            What the promotion gate said of each candidate, in order.
-        reward_history (`tuple[RewardRefresh, ...]`):
-            Every refresh of the reward model, in order.
-        feedback_by_kind (`Mapping[str, int]`):
-            How many feedback rows of each kind the log holds.
-        samples (`tuple[Sample, ...]`):
-            Prompts with the answers of two versions.
-        evaluations (`tuple[PolicyEvaluation, ...]`):
-            What an evaluator measured of the candidates, in order.
-
-    Raises:
-        `ValueError`: if no version was measured.
-    """
-
-    trainer: str
-    seed: int
-    seconds: float
-    versions: tuple[VersionEvaluation, ...]
-    decisions: tuple[PolicyDecision, ...] = ()
-    reward_history: tuple[RewardRefresh, ...] = ()
-    feedback_by_kind: Mapping[str, int]
-    samples: tuple[Sample, ...] = ()
-    evaluations: tuple[PolicyEvaluation, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.versions:
-            raise ValueError("a report needs at least one measured version, the base")
-
-    @property
-    def base(self) -> VersionEvaluation:
-        """The version that the run started from."""
-        return self.versions[0]
-
-    @property
-    def live(self) -> VersionEvaluation:
-        """The version in service at the end: the last one that was promoted, or the base."""
-        promoted = {row.version for row in self.decisions if row.decision.accepted}
-        return next((row for row in reversed(self.versions) if row.policy_version in promoted), self.base)
-
-    def status(self, policy_version: str) -> str:
-        """Returns what became of a version: `base`, `promoted` or `refused`, or `candidate` before a decision."""
-        if policy_version == self.base.policy_version:
-            return "base"
-        verdicts = [row.decision.accepted for row in self.decisions if row.version == policy_version]
-        if not verdicts:
-            return "candidate"
-        return "promoted" if verdicts[-1] else "refused"
-
-    @property
-    def headline(self) -> str:
-        """The outcome in one sentence."""
-        before, after = self.base.satisfaction, self.live.satisfaction
-        if before.n == 0 or after.n == 0:
-            return f"{self.live.policy_version} is in service; too little was judged to say more."
-        if self.live is self.base:
-            return (
-                f"{self.base.policy_version} stays in service, satisfaction {before.mean:.2f}; no other was promoted."
-            )
-        apart = after.low > before.high or after.high < before.low
-        return (
-            f"Satisfaction {'rose' if after.mean > before.mean else 'went'} from {before.mean:.2f} to {after.mean:.2f}"
-            + (", and the 95 % intervals do not overlap." if apart else ", but the 95 % intervals overlap.")
-        )
+from ..types import Estimate, VersionEvaluation
+from .record import RunReport
 
 
 def write_json(report: RunReport, path: str | Path) -> None:
@@ -107,7 +29,9 @@ def write_json(report: RunReport, path: str | Path) -> None:
         path (`str` or `Path`):
             The file, such as `result.json`.
     """
-    Path(path).write_text(json.dumps(_json(report), indent=2, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    Path(path).write_text(
+        json.dumps(plain_report(report), indent=2, ensure_ascii=False, allow_nan=False), encoding="utf-8"
+    )
 
 
 def console_table(report: RunReport) -> Table:
@@ -155,21 +79,42 @@ def _win_rate_vs_base(report: RunReport, row: VersionEvaluation) -> float | None
     return row.win_rate_vs_base.mean if row.win_rate_vs_base else None
 
 
-def _json(report: RunReport) -> dict[str, Any]:
+def plain_report(report: RunReport) -> dict[str, Any]:
+    """
+    Returns the numbers of a report as plain values. What was not measured is `None`.
+
+    Args:
+        report ([`RunReport`]):
+            The report.
+    """
     content = {
         "trainer": report.trainer,
         "seed": report.seed,
         "seconds": report.seconds,
         "headline": report.headline,
+        "in_service": report.live.policy_version,
         "versions": [_version(report, row) for row in report.versions],
         "decisions": [asdict(row) for row in report.decisions],
+        "events": [asdict(row) for row in report.events],
+        "canary": asdict(report.canary) if report.canary else None,
+        "satisfaction_over_log": {name: [asdict(look) for look in looks] for name, looks in report.looks.items()},
+        "win_rates": [
+            {"version": name, "against": other, **asdict(estimate)}
+            for (name, other), estimate in report.win_rates.items()
+        ],
         "reward_history": [asdict(row) for row in report.reward_history],
         "feedback_by_kind": dict(report.feedback_by_kind),
+        "feedback_origin": asdict(report.origin),
+        "feedback_to_service_seconds": asdict(report.delay) if report.delay else None,
         "samples": [asdict(row) for row in report.samples],
         "evaluations": [plain_evaluation(row) for row in report.evaluations],
+        "lineage": [asdict(row) for row in report.lineage],
+        "loop": asdict(report.loop) if report.loop else None,
+        "latest_seq": report.latest_seq,
+        "gathered_at": report.gathered_at,
     }
-    measured: dict[str, Any] = _null_for_unmeasured(content)
-    return measured
+    plain: dict[str, Any] = _plain(content)
+    return plain
 
 
 def _version(report: RunReport, row: VersionEvaluation) -> dict[str, Any]:
@@ -185,12 +130,17 @@ def _version(report: RunReport, row: VersionEvaluation) -> dict[str, Any]:
         "reward_accuracy": row.reward_accuracy.mean if row.reward_accuracy else None,
         "reward_accuracy_interval": asdict(row.reward_accuracy) if row.reward_accuracy else None,
         "reward_versions": list(row.reward_versions),
+        "chats": asdict(row.chats) if row.chats else None,
     }
 
 
-def _null_for_unmeasured(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _null_for_unmeasured(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_null_for_unmeasured(item) for item in value]
+        return [_plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Enum):
+        return value.value
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -38,6 +38,9 @@ PUBLIC_FOLDER = "/page/"
 """What the page consists of lies below it, as public as the page."""
 
 _CHALLENGE = 'Bearer realm="online-trl"'
+_DASHBOARD = "/dashboard"
+# A browser asks for a password then, and sends the key as one.
+_DASHBOARD_CHALLENGE = 'Basic realm="online-trl: any name, and a key with the scope admin as the password"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,8 @@ class KeyCheck:
             try:
                 scope["caller"] = await self._admit(scope)
             except (RefusalError, StoreError) as error:
+                if isinstance(error, RefusalError) and error.status_code == 401 and scope["path"] == _DASHBOARD:
+                    error.headers = {"WWW-Authenticate": _DASHBOARD_CHALLENGE}
                 await error_response(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

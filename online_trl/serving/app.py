@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from structlog.typing import FilteringBoundLogger
 
+from ..registry import ModelRegistry
 from ..store import FeedbackStore
 from .access import KeyCheck
 from .body_limit import BodyLimit
@@ -16,6 +17,7 @@ from .live_scores import AnswerScores
 from .observation import Observation
 from .origins import READ_HEADERS, OriginCheck
 from .routes.chat import chat_router
+from .routes.dashboard import dashboard_router
 from .routes.feedback import feedback_router
 from .routes.langfuse import langfuse_router
 from .routes.log import log_router
@@ -40,6 +42,7 @@ _ROUTERS = (
     log_router,
     trust_router,
     operations_router,
+    dashboard_router,
     page_router,
 )
 
@@ -51,6 +54,7 @@ def create_app(
     settings: ServerSettings | None = None,
     log: FilteringBoundLogger | None = None,
     scores: AnswerScores | None = None,
+    registry: ModelRegistry | None = None,
 ) -> FastAPI:
     """
     Returns the HTTP interface over a store and a started engine. Whoever passes them in also closes them.
@@ -66,6 +70,8 @@ def create_app(
             Where each request is logged, as [`~online_trl.serving.logs.start_logging`] returns it. Nowhere by default.
         scores ([`~online_trl.serving.live_scores.AnswerScores`], *optional*):
             What answers to compare are chosen by. Without it, they are random.
+        registry ([`~online_trl.registry.ModelRegistry`], *optional*):
+            The versions that the dashboard tells of. Without it, it tells what is in the log.
 
     Example:
 
@@ -78,7 +84,7 @@ def create_app(
         summary="Chat with a deployed policy, and say what you think of its answers.",
         generate_unique_id_function=lambda route: route.name,
     )
-    service = Service(store, engine, settings or ServerSettings(), scores)
+    service = Service(store, engine, settings or ServerSettings(), scores, registry)
     add_error_handlers(app)
     _add_guards(app, service)
     app.add_middleware(Observation, metrics=service.metrics, log=log, log_messages=service.settings.log_messages)

@@ -168,22 +168,29 @@ async def _serve(
     registry_root: str | Path | None,
 ) -> None:
     rewards = settings.comparison_registry or registry_root
+    told = registry_root or settings.comparison_registry
     async with contextlib.AsyncExitStack() as stack:
         engine = await stack.enter_async_context(opened)
         scores = None if rewards is None else LiveScores(ModelRegistry(rewards))
         if scores is not None:
             stack.push_async_callback(scores.stop)
-        await _Server(store, engine, settings, scores).serve(sockets=[listener])
+        registry = None if told is None else ModelRegistry(told)
+        await _Server(store, engine, settings, scores, registry).serve(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
     """Says when it is ready, and leaves cleanly on a signal, so that what was opened before it is closed after it."""
 
     def __init__(
-        self, store: FeedbackStore, engine: Engine, settings: ServerSettings, scores: AnswerScores | None
+        self,
+        store: FeedbackStore,
+        engine: Engine,
+        settings: ServerSettings,
+        scores: AnswerScores | None,
+        registry: ModelRegistry | None,
     ) -> None:
         log = start_logging(log_messages=settings.log_messages)
-        app = create_app(store=store, engine=engine, settings=settings, log=log, scores=scores)
+        app = create_app(store=store, engine=engine, settings=settings, log=log, scores=scores, registry=registry)
         super().__init__(
             uvicorn.Config(
                 app,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..registry import ModelRegistry
 from ..store import FeedbackStore
 from .arrivals import Arrivals
 from .engine import Engine
@@ -27,12 +28,15 @@ class Service:
             How to behave.
         scores ([`~online_trl.serving.live_scores.AnswerScores`], *optional*):
             What answers to compare are chosen by.
+        registry ([`~online_trl.registry.ModelRegistry`], *optional*):
+            The versions that the dashboard tells of.
     """
 
     store: FeedbackStore
     engine: Engine
     settings: ServerSettings
     scores: AnswerScores | None = None
+    registry: ModelRegistry | None = None
     rate_limits: RateLimits = field(init=False)
     """How often a key and a user may ask; what was asked so far is counted in it."""
     metrics: Metrics = field(init=False)

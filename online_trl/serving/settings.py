@@ -57,6 +57,8 @@ class ServerSettings:
             How often a user may be asked; those without a name count as one.
         comparison_registry (`str`, *optional*):
             Registry whose live reward model chooses. Defaults to the one whose policy is served.
+        loop_dir (`str`, *optional*):
+            `output_dir` of the `online-trl run` around this server, whose state the dashboard tells.
         pin_sessions (`bool`, *optional*, defaults to `False`):
             Whether a conversation stays with the policy version that answered it first, unless that is rolled back.
         log_messages (`bool`, *optional*, defaults to `False`):
@@ -92,6 +94,7 @@ class ServerSettings:
     comparison_looks: float = 2.0
     comparison_rate_per_user: str | None = "6/hour"
     comparison_registry: str | None = None
+    loop_dir: str | None = None
     pin_sessions: bool = False
     log_messages: bool = False
     rating_bounds: dict[str, tuple[float, float]] = field(default_factory=dict)

@@ -22,6 +22,8 @@ TABLE: dict[tuple[str, str], Scope | None] = {
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/readyz"): PUBLIC,
     ("GET", "/metrics"): Scope.ADMIN,
+    ("GET", "/dashboard"): Scope.ADMIN,
+    ("GET", "/dashboard.json"): Scope.ADMIN,
     ("GET", "/docs"): PUBLIC,
     ("GET", "/docs/oauth2-redirect"): PUBLIC,
     ("GET", "/redoc"): PUBLIC,

@@ -1,0 +1,79 @@
+"""What the dashboard shows, gathered when somebody looks and something has changed."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+from ..registry import ModelRegistry
+from ..report import Gatherer, RunReport
+from ..report.gather import loop_status
+from ..store import FeedbackStore
+from ..types import ModelRole
+
+
+class Dashboard:
+    """
+    Keeps what was gathered until the log or the registry changes.
+
+    Args:
+        store ([`~online_trl.store.FeedbackStore`]):
+            The log.
+        registry ([`~online_trl.registry.ModelRegistry`], *optional*):
+            The versions.
+        loop_dir (`str`, *optional*):
+            Where the loop around the server keeps its state.
+    """
+
+    def __init__(self, store: FeedbackStore, registry: ModelRegistry | None, *, loop_dir: str | None = None) -> None:
+        self._store = store
+        self._registry = registry
+        self._loop_dir = loop_dir
+        self._lock = threading.Lock()
+        self._kept: tuple[object, RunReport] | None = None
+
+    def report(
+        self, serving: str, *, before: str | None = None, after: str | None = None, lineage_of: str | None = None
+    ) -> tuple[RunReport, dict[str, str]]:
+        """
+        Returns what there is to tell now, and the versions that were chosen.
+
+        Args:
+            serving (`str`):
+                The policy that answers by default.
+            before (`str`, *optional*), after (`str`, *optional*):
+                Versions whose answers are to stand side by side. Default to the base and the one in service.
+            lineage_of (`str`, *optional*):
+                The version whose lineage is to be told. Defaults to the one in service.
+        """
+        gatherer = Gatherer(self._store, self._registry, serving=serving)
+        # Several who look at once wait for one that gathers.
+        with self._lock:
+            state = (self._store.latest_seq(), serving, self._registry_state())
+            if self._kept is None or self._kept[0] != state:
+                self._kept = (state, gatherer.report())
+            report = self._kept[1]
+        live = report.live.policy_version
+        chosen = {
+            "before": before or report.base.policy_version,
+            "after": after or live,
+            "lineage_of": lineage_of or live,
+        }
+        return (
+            replace(
+                report,
+                samples=gatherer.samples(chosen["before"], chosen["after"]),
+                lineage=gatherer.lineage(chosen["lineage_of"]),
+                loop=None if self._loop_dir is None else loop_status(self._loop_dir),
+            ),
+            chosen,
+        )
+
+    def _registry_state(self) -> object:
+        if self._registry is None:
+            return None
+        versions = [version for role in ModelRole for version in self._registry.versions(role)]
+        standing = [(version.name, version.status, version.reason) for version in versions]
+        policies = [version.name for version in versions if version.role is ModelRole.POLICY]
+        evaluations = [len(self._registry.evaluations(name)) for name in policies]
+        return standing, evaluations, self._registry.canaries(), self._registry.history(ModelRole.POLICY)
