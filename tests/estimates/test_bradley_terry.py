@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from online_trl.estimates import bradley_terry
+from online_trl.estimates import bradley_terry, win_rate_matrix
 
 USERS = [str(number) for number in range(400)]
 
@@ -75,3 +75,13 @@ def test_few_judges_say_nothing_and_no_comparison_gives_no_rate():
     assert bradley_terry([], [], reference="old") == {}
     with pytest.raises(ValueError, match="1 comparisons, but 0 users"):
         bradley_terry([("a", "b", 1.0)], [], reference="a")
+
+
+def test_a_matrix_has_the_rates_against_each_reference_and_both_sides_share_the_points():
+    games = [("b", "a", 1.0)] * 60 + [("b", "a", 0.0)] * 40 + [("c", "b", 0.5)] * 100
+    rates = win_rate_matrix(games, USERS[:200], references=["a", "b", "c"])
+    for reference in ("a", "b", "c"):
+        alone = bradley_terry(games, USERS[:200], reference=reference)
+        assert {name: rate for (name, other), rate in rates.items() if other == reference} == alone
+    assert rates["a", "b"].mean + rates["b", "a"].mean == pytest.approx(1.0)
+    assert win_rate_matrix([], [], references=["a", "b"]) == {}

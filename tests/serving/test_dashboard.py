@@ -1,0 +1,97 @@
+"""The dashboard: who sees it, what it shows, and when it is gathered anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from online_trl.registry import ModelRegistry
+from online_trl.serving.dashboard import Dashboard
+from online_trl.store import FeedbackStore
+from online_trl.types import Feedback, FeedbackKind, Interaction, ModelRole, Scope
+from serving.small_app import SmallApp, small_app
+
+EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+
+
+def write(folder: Path) -> None:
+    (folder / "weights").write_text("w")
+
+
+def fill(store: FeedbackStore, version: str, users: int) -> None:
+    for number in range(users):
+        prompt, said = f"{EVIL} number {number}", f"{EVIL} by {version}"
+        answer = store.add_interaction(
+            Interaction(
+                prompt=[{"role": "user", "content": prompt}],
+                completion=[{"role": "assistant", "content": said}],
+                policy_version=version,
+                session_id=str(number),
+                user_id=str(number),
+            )
+        )
+        store.add_feedback(
+            Feedback(
+                kind=FeedbackKind.BINARY,
+                interaction_ids=[answer.interaction_id],
+                value=number % 3 == 0,
+                user_id=str(number),
+            )
+        )
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory, policy_folders: list[Path]) -> Iterator[SmallApp]:
+    with small_app(tmp_path_factory.mktemp("dashboard"), policy_folders[0]) as app:
+        fill(app.store, "one", 6)
+        fill(app.store, "two", 6)
+        yield app
+
+
+def test_the_browser_asks_for_a_key_and_sends_it_as_a_password(app: SmallApp):
+    key, row = app.store.keys.create([Scope.ADMIN])
+    while app.request("GET", "/v1/models").status_code != 401:
+        pass
+    refused = app.request("GET", "/dashboard")
+    assert (refused.status_code, refused.headers["www-authenticate"][:6]) == (401, "Basic ")
+    # Elsewhere no browser shall ask: the chat page has a field for it.
+    assert app.request("GET", "/v1/models").headers["www-authenticate"].startswith("Bearer ")
+    shown = app.request("GET", "/dashboard", auth=("anybody", key))
+    assert shown.status_code == 200
+    policy = shown.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline';")
+    assert "script" not in policy
+    app.store.keys.revoke(row.key_id)
+    while app.request("GET", "/v1/models").status_code != 200:
+        pass
+
+
+def test_the_versions_to_compare_are_chosen_by_the_address(app: SmallApp):
+    shown = app.request("GET", "/dashboard.json", params={"before": "two", "after": "one"}).json()
+    assert {(row["before_version"], row["after_version"]) for row in shown["samples"]} == {("two", "one")}
+    assert [row["policy_version"] for row in shown["versions"]][:2] == ["one", "two"]
+    page = app.request("GET", "/dashboard", params={"before": EVIL, "after": "one"}).text
+    assert EVIL not in page
+    assert "There is no prompt that both &lt;img" in page
+
+
+def test_what_was_gathered_is_kept_until_the_log_or_the_registry_changes(tmp_path: Path):
+    registry = ModelRegistry(tmp_path / "registry")
+    registry.publish(ModelRole.POLICY, write)
+    registry.promote("policy-0001", "the first one")
+    with FeedbackStore(f"sqlite:///{tmp_path}/feedback.db") as store:
+        dashboard = Dashboard(store, registry)
+
+        def gathered_at() -> object:
+            return dashboard.report("policy-0001")[0].gathered_at
+
+        first = gathered_at()
+        assert gathered_at() == first
+        fill(store, "policy-0001", 1)
+        second = gathered_at()
+        assert second > first
+        assert gathered_at() == second
+        registry.publish(ModelRole.POLICY, write)
+        assert gathered_at() > second
