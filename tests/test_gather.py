@@ -114,8 +114,7 @@ def test_what_became_of_each_version_is_told(store: FeedbackStore, registry: Mod
         (BETTER, "promoted", "people prefer it"),
         (WORSE, "canary began", f"answers 25% of the users beside {BETTER}"),
         (WORSE, "promoted", "looked fine"),
-        (WORSE, "canary promoted", "looked fine"),
-        (BETTER, "back in service", "people complained"),
+        (BETTER, "back in service", f"in place of {WORSE}: people complained"),
     ]
     # The second was promoted after the eight evaluations of two answers each, whose feedback lies between.
     assert [event.row for event in report.events[:2]] == [0, 44]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
 import transformers
 from rich.console import Console
@@ -21,10 +20,10 @@ from rich.text import Text
 
 from ..callbacks import StepProgress
 from ..config import ConfigError
-from ..lineage import learning_delays
 from ..loop import LoopState, OnlineLoop
 from ..registry import ModelRegistry, copy_model
 from ..report import Gatherer, RunReport, console_table, write_html, write_json
+from ..report.record import Delay
 from ..serving.process import ServerProcess
 from ..simulation.base_policy import train_base_policy
 from ..simulation.taste import Taste
@@ -103,24 +102,22 @@ def run_demo(*, trainer: str, seed: int, rounds: int, output_dir: Path, resume: 
         report = gatherer.report(trainer=trainer, seed=seed, seconds=state.seconds)
         base, live = report.base.policy_version, report.live.policy_version
         report = replace(report, samples=gatherer.samples(base, live), lineage=gatherer.lineage(live))
-        delays = learning_delays(registry, store)
     write_json(report, output_dir / "result.json")
     write_html(report, output_dir / "report.html")
     console.print(console_table(report))
-    console.print(_told_delay(delays))
+    console.print(_told_delay(report.delay))
     for sample in report.samples:
         _print_sample(console, sample)
     console.print(f"The report: {output_dir / 'report.html'}")
     return report
 
 
-def _told_delay(delays: list[float]) -> str:
-    if not delays:
+def _told_delay(delay: Delay | None) -> str:
+    if delay is None:
         return "No policy in service has learned from feedback yet."
-    median, most = (np.quantile(delays, share) for share in (0.5, 0.9))
     return (
-        f"From feedback to a policy in service that learned from it: median {median:.0f} s, nine in ten within "
-        f"{most:.0f} s ({len(delays)} rows of feedback)"
+        f"From feedback to a policy in service that learned from it: median {delay.median:.0f} s, nine in ten within "
+        f"{delay.most:.0f} s ({delay.rows} rows of feedback)"
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 WIDTH, HEIGHT = 400, 270
 LEFT, RIGHT, TOP, BOTTOM = 36, 394, 26, 220
 _MOST_LABELS = 8
-_ASIDE, _LABEL_WIDTH, _LABEL_HEIGHT = 6.0, 34.0, 14.0
+_ASIDE, _LABEL_WIDTH, _LABEL_HEIGHT, _FLAG_WIDTH = 6.0, 36.0, 14.0, 46.0
 _GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -154,7 +154,10 @@ def reliability_chart(bins: Sequence[tuple[float, float, float]]) -> Chart:
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A row of the log at which something happened: a line from top to bottom, with a short label above it."""
+    """
+    A row of the log at which something happened: a line from top to bottom, with a short label above it. One that
+    would crowd a later one is left out.
+    """
 
     at: int
     label: str
@@ -242,9 +245,9 @@ def _flags(flags: Sequence[Flag], span: int) -> tuple[tuple[float, str, str], ..
     last = math.inf
     for flag in sorted(flags, key=lambda flag: -flag.at):
         x = _across(flag.at / span)
-        is_roomy = last - x >= _LABEL_WIDTH
-        last = x if is_roomy else last
-        placed.append((x, flag.label if is_roomy else "", flag.title))
+        if last - x >= _FLAG_WIDTH:
+            last = x
+            placed.append((x, flag.label, flag.title))
     return tuple(placed)
 
 

@@ -11,6 +11,7 @@ from ..estimates import share_estimate
 from ..registry import ModelRegistry
 from ..types import (
     Canary,
+    CanaryOutcome,
     Estimate,
     EvaluationRecord,
     GateDecision,
@@ -129,15 +130,18 @@ class Standings:
     def _changes(self) -> Iterator[tuple[datetime, str, str, str]]:
         seen: set[str] = set()
         for change in self._history[ModelRole.POLICY]:
-            what = "back in service" if change.version in seen else "promoted"
-            yield change.at, change.version, what, change.reason
+            if change.version in seen:
+                yield change.at, change.version, "back in service", f"in place of {change.replaced}: {change.reason}"
+            else:
+                yield change.at, change.version, "promoted", change.reason
             seen.add(change.version)
 
     def _tries(self) -> Iterator[tuple[datetime, str, str, str]]:
         for canary in self._canaries:
             why = f"answers {canary.share:.0%} of the users beside {canary.incumbent}"
             yield canary.started_at, canary.version, "canary began", why
-            if canary.ended_at is not None and canary.outcome is not None:
+            # Where it ended in a promotion, that tells it.
+            if canary.ended_at is not None and canary.outcome not in (None, CanaryOutcome.PROMOTED):
                 outcome = canary.outcome.value.replace("_", " ")
                 yield canary.ended_at, canary.version, f"canary {outcome}", canary.reason
 

@@ -9,7 +9,7 @@ from ..registry import ModelRegistry
 from ..report import Gatherer, RunReport
 from ..report.gather import loop_status
 from ..store import FeedbackStore
-from ..types import ModelRole
+from ..types import ModelRole, Sample
 
 
 class Dashboard:
@@ -30,7 +30,9 @@ class Dashboard:
         self._registry = registry
         self._loop_dir = loop_dir
         self._lock = threading.Lock()
+        # An erasure moves the log's end, so that no text outlives it here.
         self._kept: tuple[object, RunReport] | None = None
+        self._compared: tuple[object, tuple[Sample, ...]] | None = None
 
     def report(
         self, serving: str, *, before: str | None = None, after: str | None = None, lineage_of: str | None = None
@@ -53,16 +55,16 @@ class Dashboard:
             if self._kept is None or self._kept[0] != state:
                 self._kept = (state, gatherer.report())
             report = self._kept[1]
-        live = report.live.policy_version
-        chosen = {
-            "before": before or report.base.policy_version,
-            "after": after or live,
-            "lineage_of": lineage_of or live,
-        }
+            live = report.live.policy_version
+            pair = before or report.base.policy_version, after or live
+            if self._compared is None or self._compared[0] != (state, pair):
+                self._compared = ((state, pair), gatherer.samples(*pair))
+            samples = self._compared[1]
+        chosen = {"before": pair[0], "after": pair[1], "lineage_of": lineage_of or live}
         return (
             replace(
                 report,
-                samples=gatherer.samples(chosen["before"], chosen["after"]),
+                samples=samples,
                 lineage=gatherer.lineage(chosen["lineage_of"]),
                 loop=None if self._loop_dir is None else loop_status(self._loop_dir),
             ),
