@@ -281,7 +281,7 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
         beta = self.beta
         self.beta = beta if self.args.kl_penalty == IN_LOSS else 0.0
         try:
-            with self.accelerator.unwrap_model(model).critic.beside_policy():
+            with self.model.critic.beside_policy():
                 policy_loss: torch.Tensor = super()._compute_loss(model, inputs)
                 values = self._values(inputs)
         finally:
@@ -300,7 +300,7 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
     @contextlib.contextmanager
     def _activations_kept(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
-            for model in (self.model, *self.accelerator.unwrap_model(self.model).critic.models):
+            for model in (self.model, *self.model.critic.models):
                 stack.enter_context(disable_gradient_checkpointing(model, self.args.gradient_checkpointing_kwargs))
             yield
 
@@ -315,7 +315,7 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
     def _values(self, batch: dict[str, Any], batch_size: int | None = None) -> torch.Tensor:
         """The critic's value of the state in which each completion token was chosen, shape `(B, T)`."""
         input_ids, attention_mask = _sequences(batch)
-        critic = self.accelerator.unwrap_model(self.model).critic
+        critic = self.model.critic
         size = batch_size or len(input_ids)
         with self.accelerator.autocast():
             chunks = [
@@ -374,7 +374,7 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            critic = self.accelerator.unwrap_model(self.model).critic
+            critic = self.model.critic
             own = critic.state_dict() if state_dict is None else critic_part(state_dict)
             critic.save(Path(output_dir or self.args.output_dir) / CRITIC_FOLDER, own)
 

@@ -16,6 +16,9 @@ from transformers import PrinterCallback
 from ..callbacks import StepProgress, StopCallback
 from ..checkpoint import last_complete_checkpoint
 from ..config import check_choice
+from ..evaluate_script import Evaluation
+from ..evaluation_records import as_record
+from ..evaluation_settings import EvaluationSettings
 from ..grpo import OnlineGRPOConfig, OnlineGRPOTrainer
 from ..measurement import Measurement
 from ..ppo import OnlinePPOConfig, OnlinePPOTrainer
@@ -30,6 +33,9 @@ TRAINERS: dict[str, tuple[type, type]] = {
     "grpo": (OnlineGRPOConfig, OnlineGRPOTrainer),
     "ppo": (OnlinePPOConfig, OnlinePPOTrainer),
 }
+
+# What judges say of answers to prompts that users sent, beside what users say of those to prompts nobody trains on.
+_EVALUATION = EvaluationSettings(num_prompts=50, max_completion_length=48, device="cpu")
 
 Progress = Callable[[int, int], None]
 """Called with how many parts of a step are done, and how many it has."""
@@ -156,6 +162,8 @@ class DemoStations:
     def evaluate(self, number: int, candidate: str) -> PolicyDecision:
         live = self._live_policy().name
         self._judge(list(dict.fromkeys([candidate, live, self.measurement.base])), number)
+        evaluation = Evaluation(_EVALUATION, self.registry, self.store).evaluate(candidate)
+        self.registry.record_evaluation(candidate, as_record(evaluation))
         return PolicyDecision(version=candidate, incumbent=live, decision=self.measurement.decide(candidate))
 
     def canary(self, number: int, decision: PolicyDecision) -> PolicyDecision:
