@@ -1,0 +1,126 @@
+"""When a round begins, what is done again after a kill, and the command that launches a recipe."""
+
+import sys
+
+import pytest
+
+from feedback import add_comparisons
+from online_trl.config import ConfigError
+from online_trl.deployment.settings import DeploymentSettings, LaunchSettings, Triggers
+from online_trl.deployment.stations import DeploymentStations, launch_command
+from online_trl.registry import ModelRegistry
+from online_trl.store import FeedbackStore
+from online_trl.types import GateDecision, ModelRole, PolicyDecision, VersionStatus
+
+
+@pytest.fixture
+def store(tmp_path):
+    with FeedbackStore(f"sqlite:///{tmp_path / 'log.db'}") as store:
+        yield store
+
+
+@pytest.fixture
+def registry(tmp_path):
+    return ModelRegistry(tmp_path / "registry")
+
+
+@pytest.fixture
+def make(tmp_path, store, registry):
+    """Makes stations; whatever they wait for never comes, so that a wait is the end of them."""
+
+    def make(**settings):
+        (tmp_path / "recipe").touch()
+        launch = LaunchSettings(script=str(tmp_path / "recipe"), config=str(tmp_path / "recipe"))
+        settings = DeploymentSettings(
+            **{
+                "store": store.url,
+                "registry": str(registry.location),
+                "train": launch,
+                "refresh": launch,
+                "output_dir": str(tmp_path / "output"),
+                **settings,
+            }
+        )
+        return DeploymentStations(settings, store, registry, stopped=lambda: True)
+
+    return make
+
+
+def publish(registry, role, **fields):
+    return registry.publish(role, lambda folder: (folder / "config.json").write_text("{}"), **fields)
+
+
+def is_waiting(stations, after=0):
+    try:
+        stations.collect(1, after)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def test_a_round_begins_with_so_many_new_rows_of_feedback(make, store):
+    stations = make(triggers=Triggers(feedback=5))
+    add_comparisons(store, 4)
+    assert is_waiting(stations)
+    add_comparisons(store, 1, start=4)
+    assert not is_waiting(stations)
+    assert is_waiting(stations, after=store.latest_seq())
+
+
+def test_a_round_begins_after_so_many_minutes_if_anything_was_said(make, store):
+    stations = make(triggers=Triggers(feedback=0, minutes=1e-9))
+    assert is_waiting(stations)
+    add_comparisons(store, 1)
+    assert not is_waiting(stations)
+
+
+def test_a_round_begins_when_people_have_changed(make, store, registry):
+    stations = make(triggers=Triggers(feedback=0, drift=True))
+    add_comparisons(store, 1)
+    publish(registry, ModelRole.REWARD, config={"drift": "they had changed before"})
+    publish(registry, ModelRole.POLICY)
+    publish(registry, ModelRole.REWARD, config={"drift": None})
+    assert is_waiting(stations)
+    publish(registry, ModelRole.REWARD, config={"drift": "accuracy fell from 0.8 to 0.4"})
+    assert not is_waiting(stations)
+
+
+def test_the_first_policy_is_published_and_promoted_once(make, registry, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    stations = make(policy=str(tmp_path / "model"))
+    stations.begin()
+    stations.begin()
+    assert [version.status for version in registry.versions(ModelRole.POLICY)] == [VersionStatus.LIVE]
+
+
+def test_without_a_first_policy_it_says_what_to_name(make):
+    with pytest.raises(ConfigError, match="holds no policy: name a first one with `policy`"):
+        make().begin()
+
+
+def test_a_policy_that_was_published_for_a_round_is_not_trained_again(make, registry):
+    publish(registry, ModelRole.POLICY)
+    publish(registry, ModelRole.POLICY, config={"run_name": "output-round-3"})
+    assert make().train(3, upto=10) == "policy-0002"
+
+
+@pytest.mark.parametrize(("accepted", "status"), [(True, VersionStatus.LIVE), (False, VersionStatus.REFUSED)])
+def test_what_was_decided_is_done_and_unfinished_training_goes(make, registry, tmp_path, accepted, status):
+    publish(registry, ModelRole.POLICY)
+    (tmp_path / "output" / "training" / "output-round-1").mkdir(parents=True)
+    decision = PolicyDecision(version="policy-0001", decision=GateDecision(accepted, "because"))
+    for _ in range(2):
+        make().promote(1, decision)
+    assert (registry.get("policy-0001").status, registry.get("policy-0001").reason) == (status, "because")
+    assert not (tmp_path / "output" / "training").exists()
+
+
+def test_a_recipe_is_launched_as_its_settings_say(tmp_path):
+    for name in ("recipe.py", "recipe.yaml", "zero2.yaml"):
+        (tmp_path / name).touch()
+    files = [str(tmp_path / name) for name in ("recipe.py", "recipe.yaml", "zero2.yaml")]
+    settings = LaunchSettings(script=files[0], config=files[1], accelerate_config=files[2])
+    command = launch_command(settings, {"run_name": "round-1"})
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", files[2]]
+    assert command == [*launch, files[0], "--config", files[1], "--run_name", "round-1"]
