@@ -115,7 +115,8 @@ class Writer(threading.Thread):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("recipe", "accelerate_config"),
-    [("online_grpo", "accelerate_zero2_cpu.yaml"), ("online_ppo", "accelerate_zero3_cpu.yaml")],
+    # Each recipe once; README's commands and `trainers/test_sharding.py` run them under the other stages.
+    [("online_ppo", "accelerate_zero3_cpu.yaml")],
 )
 def test_two_processes_train_on_one_view_of_a_growing_log(recipe, accelerate_config, tiny_policy, tmp_path):
     config = settings(tmp_path, tiny_policy)

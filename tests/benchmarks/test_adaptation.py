@@ -70,6 +70,7 @@ def test_who_never_gets_there_needed_every_label():
     assert label_ratio(None, None, 100.0) == math.inf
 
 
+@pytest.mark.slow
 def test_a_small_run_leaves_curves_and_the_oracle_improves(tmp_path):
     base = make_base(tmp_path / "base", seed=1, taste_seed=7, size=0.2)
     runs = []

@@ -137,7 +137,9 @@ def _known(hub: FakeHub, owner: str, name: str) -> str:
 @contextlib.contextmanager
 def serving(hub: FakeHub) -> Iterator[str]:
     """Serves it on a free loopback port, and gives the address."""
-    server = uvicorn.Server(uvicorn.Config(fake_hub_app(hub), port=0, log_level="warning", lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(fake_hub_app(hub), port=0, log_config=None, log_level="warning", lifespan="off")
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -23,7 +23,7 @@ from online_trl.types import Feedback, FeedbackKind, Interaction
 from postgresql import restart_postgresql
 from serving.crowd import Account, Crowd, balance
 
-KILLS = 25
+KILLS = 8
 KILLS_WHEN_SLOW = 200
 
 

@@ -69,7 +69,7 @@ def test_an_adapter_is_trained_alone_and_saved(live, tiny_policy, tmp_path, prom
     assert any(weight.abs().sum() > 0 for name, weight in after.items() if "lora_B" in name)
     trainer.save_model(str(tmp_path / "saved"))
     assert (tmp_path / "saved" / "adapter_model.safetensors").is_file()
-    assert len(logged(trainer, "live_reward/version")) == 2  # one generation for two steps of two batches each
+    assert set(logged(trainer, "live_reward/version")) == {1.0}
 
 
 def test_plain_prompts_are_trained_on(tiny_policy, tmp_path):
