@@ -110,6 +110,9 @@ def test_status_tells_what_is_in_the_log_and_which_version_is_live(url, tmp_path
     assert "comparison" in said
     assert "policy-0001" in said
     assert "live" in said
+    assert "policy-0001 is in service; too little was judged to say more." in said
+    assert main(["status", "--store", url, "--loop", str(tmp_path)]) == 2
+    assert "where no loop has begun" in capsys.readouterr().err
 
 
 def test_an_export_of_nothing_is_refused(url, tmp_path, capsys):

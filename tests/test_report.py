@@ -359,3 +359,20 @@ def test_what_an_evaluator_measured_is_on_the_page_and_in_the_json(tmp_path):
     assert "win rates by held-out" in text
     evaluations = json.loads((tmp_path / "result.json").read_text())["evaluations"]
     assert evaluations[1]["figures"]["only/3"] == {"mean": 0.25, "low": None, "high": None, "n": 80}
+
+
+def test_marks_along_the_log_stand_at_their_rows_and_beside_each_other():
+    def mark(label, value):
+        return charts.Mark(label=label, title="", value=value, interval=(0.0, 1.0))
+
+    drawn = charts.log_chart(
+        [[(50, mark("one", 0.5)), (100, mark("one", 0.25))], [(50, mark("two", math.nan))]],
+        end=100,
+        flags=[charts.Flag(50, "↑2", "a"), charts.Flag(52, "↑3", "b")],
+    )
+    middle = (charts.LEFT + charts.RIGHT) / 2
+    assert [(point.x, point.text) for point in drawn.points] == [(middle - 3.0, ""), (charts.RIGHT, "one")]
+    assert drawn.points[1].y == charts.BOTTOM - 0.25 * (charts.BOTTOM - charts.TOP)
+    assert drawn.lines == (" ".join(f"{point.x},{point.y}" for point in drawn.points),)
+    assert [text for _, text in drawn.rows] == ["0", "25", "50", "75", "100"]
+    assert [label for _, label, _ in drawn.flags] == ["↑3"], "the newer of two that would lie over each other"
