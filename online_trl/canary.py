@@ -66,7 +66,10 @@ class CanarySettings:
     max_hours: float = 336.0
 
     def __post_init__(self) -> None:
-        check_range("share", self.share, 0.0, 1.0)
+        if not 0 < self.share < 1:
+            raise ConfigError(f"`share` is {self.share}; it must lie between 0 and 1")
+        check_range("max_judgements", self.max_judgements, 1, None)
+        check_range("max_hours", self.max_hours, 0.0, None)
         check_range("response_budget", self.response_budget, 0.0, 1.0)
         check_range("min_users", self.min_users, 5, None)
         for name in ("false_promotion_rate", "false_rollback_rate", "effect"):

@@ -227,11 +227,15 @@ def _checkpoint(args: GRPOConfig) -> str | bool | None:
 
 def _publish(trainer: Any, registry: ModelRegistry) -> str:
     incumbent = registry.live(ModelRole.POLICY)
+    known = {version.name for version in registry.versions(ModelRole.POLICY)}
+    # What it was trained from, which somebody may have replaced in service meanwhile.
+    start = Path(trainer.model.config._name_or_path).name
+    parent = start if start in known else incumbent.name if incumbent is not None else None
     collator = trainer.online_collator
     version = registry.publish(
         ModelRole.POLICY,
         copy_model(Path(trainer.args.output_dir)),
-        parent=incumbent.name if incumbent is not None else None,
+        parent=parent,
         feedback_interval=(0, trainer.feedback_cursor) if trainer.feedback_cursor is not None else None,
         prompt_interval=(0, collator.cursor) if collator is not None else None,
         reward_versions=tuple(trainer.live_reward.versions_used) if trainer.live_reward is not None else (),

@@ -124,7 +124,7 @@ def test_a_decision_is_plain_json():
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"share": 1.5}, "`share` is 1.5; it must be between 0.0 and 1.0"),
+        ({"share": 1.5}, "`share` is 1.5; it must lie between 0 and 1"),
         ({"false_promotion_rate": 0}, "`false_promotion_rate` is 0.0; it must lie between 0 and 0.5"),
         ({"effect": 0.9}, "`effect` is 0.9"),
         ({"min_users": 2}, "`min_users` is 2; it must be at least 5"),

@@ -27,7 +27,7 @@ from ..registry import ModelRegistry, RegistryError, copy_model
 from ..rewards.refresh import RefreshOutcome
 from ..rewards.scorer import LiveReward
 from ..store import FeedbackStore
-from ..types import ModelRole, ModelVersion, PolicyDecision, Purpose
+from ..types import ModelRole, ModelVersion, PolicyDecision, Purpose, VersionStatus
 
 TRAINERS: dict[str, tuple[type, type]] = {
     "grpo": (OnlineGRPOConfig, OnlineGRPOTrainer),
@@ -173,6 +173,9 @@ class DemoStations:
     def promote(self, number: int, decision: PolicyDecision) -> None:
         if not decision.decision.accepted:
             self.registry.refuse(decision.version, decision.decision.reason)
+            return
+        # One that was rolled back by hand since stays so.
+        if self.registry.get(decision.version).status is not VersionStatus.CANDIDATE:
             return
         self.registry.promote(decision.version, decision.decision.reason)
         wait_until_served(self.server_url, decision.version)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..canary import CanarySettings
-from ..config import ConfigError, check_config_file, check_range, from_mapping
+from ..config import ConfigError, check_config_file, check_keys, check_range, from_mapping
 from ..evaluation_settings import read_evaluation_settings
-from ..gates import PromotionThresholds
+from ..gates import DEFAULT_BUDGETS, PromotionThresholds
 from ..loop import Retry
 from ..serving.settings import read_settings
 
@@ -70,7 +70,7 @@ class Triggers:
         feedback (`int`, *optional*, defaults to `200`):
             As soon as so many rows of feedback came since the last one. `0` turns the trigger off.
         minutes (`float`, *optional*, defaults to `0.0`):
-            As soon as the last one began so long ago. `0` turns the trigger off.
+            As soon as the candidate of the last one was published so long ago. `0` turns the trigger off.
         drift (`bool`, *optional*, defaults to `False`):
             As soon as the process that refreshes the reward model notices that people have changed.
             It needs `refresh`.
@@ -140,6 +140,9 @@ class DeploymentSettings:
             After what none does.
         retry ([`~online_trl.loop.Retry`], *optional*):
             What becomes of a step that fails.
+        keep (`int`, *optional*, defaults to `0`):
+            Newest versions of each role whose weights are kept, beside those in service or needed for a rollback. `0`
+            keeps all.
     """
 
     store: str
@@ -155,11 +158,16 @@ class DeploymentSettings:
     triggers: Triggers = field(default_factory=Triggers)
     budget: Budget = field(default_factory=Budget)
     retry: Retry = field(default_factory=Retry)
+    keep: int = 0
 
     def __post_init__(self) -> None:
         check_range("retry.attempts", self.retry.attempts, 1, None)
         if self.evaluate is not None:
             read_evaluation_settings(self.evaluate)
+        check_range("keep", self.keep, 0, None)
+        # What an evaluation measures before users see a candidate; who still answers them is the canary's to watch.
+        measured = DEFAULT_BUDGETS.keys() - {"response_rate"}
+        check_keys([name.partition("/")[0] for name in self.gate.budgets], measured, where="`gate.budgets`")
         if self.triggers.drift and self.refresh is None:
             raise ConfigError(
                 "`triggers.drift` listens to the process that refreshes the reward model: describe it under `refresh`"

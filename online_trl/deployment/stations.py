@@ -11,17 +11,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..config import ConfigError
+from ..config import FOLLOW, ConfigError
 from ..evaluation.guards import guard_measurements
 from ..evaluation_records import recorded_evaluations
 from ..gates import promotion_gate
 from ..loop import PausedError
 from ..registry import ModelRegistry, copy_model
 from ..store import LogReader
-from ..types import Estimate, ModelRole, ModelVersion, PolicyDecision, PolicyEvaluation
+from ..types import (
+    Estimate,
+    FeedbackKind,
+    ModelRole,
+    ModelVersion,
+    PolicyDecision,
+    PolicyEvaluation,
+    VersionStatus,
+    utcnow,
+)
 from .job import Job
 from .settings import DeploymentSettings, LaunchSettings
-from .trial import CanaryTrial
+from .trial import CanaryTrial, settled
 
 _LOOK_EVERY = 1.0
 # Users meet a candidate in its canary; before that, judges alone have seen it.
@@ -83,17 +92,16 @@ class DeploymentStations:
         self.registry.promote(versions[0].name, "the policy that the loop starts from")
 
     def collect(self, number: int, after: int) -> int:
-        if self.now:
-            return self.store.latest_seq()
-        started = time.monotonic()
-        while not self._is_due(after, minutes=(time.monotonic() - started) / 60):
+        while not self._is_due(after):
             self.wait(_LOOK_EVERY)
         return self.store.latest_seq()
 
     def train(self, number: int, upto: int) -> str:
         """Trains on from the policy in service; publishes a candidate."""
         run_name = f"{self.folder.name}-round-{number}"
-        # A loop that was killed just after it published must not train for the same round a second time.
+        # A loop that was killed may have left the training behind, or been killed just after that published: it must
+        # not train for the same round a second time.
+        Job("train", [], self.folder).stop()
         if (version := self._published(run_name)) is None:
             self._train(run_name)
             version = self._published(run_name)
@@ -104,6 +112,8 @@ class DeploymentStations:
     def evaluate(self, number: int, candidate: str) -> PolicyDecision:
         """Measures a candidate beside the version in service, and asks the promotion gate."""
         live = self._live().name
+        if (record := self.registry.get(candidate)).status is not VersionStatus.CANDIDATE:
+            return PolicyDecision(version=candidate, incumbent=live, decision=settled(record))
         if (evaluation := self._evaluation(candidate, live)) is None:
             self._evaluate(candidate)
             evaluation = self._evaluation(candidate, live)
@@ -125,22 +135,31 @@ class DeploymentStations:
         return replace(decision, decision=trial.run(decision.version))
 
     def promote(self, number: int, decision: PolicyDecision) -> None:
-        if decision.decision.accepted:
-            self.registry.promote(decision.version, decision.decision.reason)
-        else:
-            self.registry.refuse(decision.version, decision.decision.reason)
+        # What users or somebody by hand have decided since stands, a rollback too.
+        if self.registry.get(decision.version).status is VersionStatus.CANDIDATE:
+            settle = self.registry.promote if decision.decision.accepted else self.registry.refuse
+            settle(decision.version, decision.decision.reason)
+        for role in ModelRole if self.settings.keep else ():
+            self.registry.prune(role, keep=self.settings.keep)
         # What was published lies in the registry; checkpoints are for runs that are not finished.
         shutil.rmtree(self.folder / "training", ignore_errors=True)
 
-    def _is_due(self, after: int, *, minutes: float) -> bool:
+    def _is_due(self, after: int) -> bool:
         triggers = self.settings.triggers
-        wanted = max(1, triggers.feedback)
-        new = len(self.store.feedback(after=after, limit=wanted)) if self.store.latest_seq() > after else 0
+        # Signals that nobody gave on purpose, and what waits in quarantine, begin no round.
+        rows = self.store.admitted_feedback(after=after) if self.store.latest_seq() > after else []
+        new = sum(row.kind is not FeedbackKind.IMPLICIT for row in rows)
         if new == 0:
+            if self.now:
+                raise PausedError("there is no new feedback to train on")
             return False
-        by_rows = triggers.feedback > 0 and new >= triggers.feedback
-        by_time = triggers.minutes > 0 and minutes >= triggers.minutes
-        return by_rows or by_time or (triggers.drift and self._has_drifted())
+        by_rows = 0 < triggers.feedback <= new
+        by_time = 0 < triggers.minutes <= self._minutes_since_last()
+        return self.now or by_rows or by_time or (triggers.drift and self._has_drifted())
+
+    def _minutes_since_last(self) -> float:
+        published = self.registry.versions(ModelRole.POLICY)[-1].created_at
+        return (utcnow() - published).total_seconds() / 60
 
     def _has_drifted(self) -> bool:
         """Whether a reward version since the newest policy answers to a change of what people want."""
@@ -184,6 +203,8 @@ class DeploymentStations:
             "run_name": run_name,
             "resume_from_checkpoint": "auto",
         }
+        if self.settings.refresh is not None:
+            arguments["refresh_mode"] = FOLLOW
         Job("train", launch_command(self.settings.train, arguments), self.folder).run(stopped=self.stopped)
 
 

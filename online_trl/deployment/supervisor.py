@@ -74,7 +74,7 @@ class Supervisor:
             loop = OnlineLoop(
                 stations,
                 state,
-                go_on=lambda state: state.round <= last if last is not None else self._has_budget(state),
+                go_on=lambda state: self._has_budget(state) and (last is None or state.round <= last),
                 retry=self.settings.retry,
                 on_step=lambda step: self.report(f"{step} begins"),
                 wait=stations.wait,

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from ..canary import CanarySettings, decide_canary
+from ..canary import CanarySettings, assign, decide_canary
 from ..evaluation import canary_feedback
+from ..evaluation.opinions import Answer
 from ..registry import ModelRegistry
 from ..store import LogReader
-from ..types import Canary, CanaryAction, CanaryDecision, CanaryOutcome, GateDecision, Purpose, utcnow
+from ..types import (
+    Canary,
+    CanaryAction,
+    CanaryDecision,
+    CanaryOutcome,
+    GateDecision,
+    ModelVersion,
+    Purpose,
+    VersionStatus,
+    utcnow,
+)
 
 _LOOK_EVERY = 10.0
 
@@ -47,7 +59,9 @@ class CanaryTrial:
         Returns:
             [`~online_trl.types.GateDecision`]: Whether it is in service now, and why.
         """
-        canary = self._of(version) or self.registry.start_canary(version, self.settings.share)
+        canary = self._begun(version)
+        if canary is None:
+            return settled(self.registry.get(version))
         checks: CanaryDecision | None = None
         while canary.outcome is None:
             checks = self.look(canary)
@@ -64,11 +78,34 @@ class CanaryTrial:
     def look(self, canary: Canary) -> CanaryDecision:
         """Returns what users have said so far, and what follows."""
         first = self.store.interactions(policy_version=canary.version, purpose=Purpose.CHAT, limit=1)
-        # The candidate answers nobody before its canary begins; the incumbent did, and other users.
+        # What came before the candidate's first answer is not part of the canary, and need not be read.
         after = (first[0].seq or 1) - 1 if first else self.store.latest_seq()
-        feedback = canary_feedback(self.store, canary.version, canary.incumbent, after=after)
+        feedback = canary_feedback(
+            self.store, canary.version, canary.incumbent, counts=partial(_was_drawn, canary), after=after
+        )
         hours = (utcnow() - canary.started_at).total_seconds() / 3600
         return decide_canary(feedback, settings=self.settings, hours=hours)
 
+    def _begun(self, version: str) -> Canary | None:
+        """Returns the canary of a version, after beginning it; none if somebody has decided about it by hand."""
+        while (canary := self._of(version)) is None:
+            if self.registry.get(version).status is not VersionStatus.CANDIDATE:
+                return None
+            if self.registry.canary() is None:
+                return self.registry.start_canary(version, self.settings.share)
+            self.wait(_LOOK_EVERY)
+        return canary
+
     def _of(self, version: str) -> Canary | None:
         return next((canary for canary in reversed(self.registry.canaries()) if canary.version == version), None)
+
+
+def settled(version: ModelVersion) -> GateDecision:
+    """Returns what was decided about a version that is no candidate any more."""
+    return GateDecision(version.status is VersionStatus.LIVE, f"{version.status.value} by hand: {version.reason}")
+
+
+def _was_drawn(canary: Canary, answer: Answer) -> bool:
+    """Whether an answer came of the draw: who asks for a version by its name, or asked before, is no sample."""
+    gets_candidate = assign(answer.voice(answer.user_id), canary.canary_id, canary.share)
+    return answer.created_at >= canary.started_at and gets_candidate is (answer.policy_version == canary.version)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -73,7 +73,11 @@ class Opinions:
 
     def of(self, purpose: Purpose) -> Opinions:
         """Returns the answers of one purpose, and what was said of them."""
-        return Opinions({name: row for name, row in self.answers.items() if row.purpose is purpose}, self.said)
+        return self.among(lambda answer: answer.purpose is purpose)
+
+    def among(self, counts: Callable[[Answer], bool]) -> Opinions:
+        """Returns the answers that count, and what was said of them."""
+        return Opinions({name: row for name, row in self.answers.items() if counts(row)}, self.said)
 
     def at(self, position: int) -> Opinions:
         """Returns what was known at an earlier position of the log."""

@@ -43,6 +43,9 @@ def test_what_is_not_said_is_at_its_default(read, content):
         ({"serve": {"port": 99999}}, "`port` is 99999; it must be between 0 and 65535"),
         ({"serve": {"settings": {"pin": True}}}, "unknown key `pin` in `serve.settings`"),
         ({"budget": {"rounds": -1}}, "`rounds` is -1; it must be at least 0"),
+        ({"gate": {"budgets": {"refusal": {"rise": 0.1}}}}, "unknown key `refusal` in `gate.budgets`; did you mean"),
+        ({"gate": {"budgets": {"response_rate": {"fall": 0.1}}}}, "unknown key `response_rate` in `gate.budgets`"),
+        ({"canary": {"share": 1.0}}, "`share` is 1.0; it must lie between 0 and 1"),
         ({"retry": {"attempts": 0}}, "`retry.attempts` is 0; it must be at least 1"),
     ],
 )

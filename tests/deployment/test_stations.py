@@ -8,6 +8,7 @@ from feedback import add_comparisons
 from online_trl.config import ConfigError
 from online_trl.deployment.settings import DeploymentSettings, LaunchSettings, Triggers
 from online_trl.deployment.stations import DeploymentStations, launch_command
+from online_trl.loop import PausedError
 from online_trl.registry import ModelRegistry
 from online_trl.store import FeedbackStore
 from online_trl.types import GateDecision, ModelRole, PolicyDecision, VersionStatus
@@ -67,7 +68,8 @@ def test_a_round_begins_with_so_many_new_rows_of_feedback(make, store):
     assert is_waiting(stations, after=store.latest_seq())
 
 
-def test_a_round_begins_after_so_many_minutes_if_anything_was_said(make, store):
+def test_a_round_begins_so_many_minutes_after_the_last_one_if_anything_was_said(make, store, registry):
+    publish(registry, ModelRole.POLICY)
     stations = make(triggers=Triggers(feedback=0, minutes=1e-9))
     assert is_waiting(stations)
     add_comparisons(store, 1)
@@ -110,10 +112,46 @@ def test_what_was_decided_is_done_and_unfinished_training_goes(make, registry, t
     publish(registry, ModelRole.POLICY)
     (tmp_path / "output" / "training" / "output-round-1").mkdir(parents=True)
     decision = PolicyDecision(version="policy-0001", decision=GateDecision(accepted, "because"))
-    for _ in range(2):
-        make().promote(1, decision)
+    make().promote(1, decision)
+    (tmp_path / "output" / "training").mkdir(exist_ok=True)
+    make().promote(1, decision)
     assert (registry.get("policy-0001").status, registry.get("policy-0001").reason) == (status, "because")
     assert not (tmp_path / "output" / "training").exists()
+
+
+def test_a_rollback_by_hand_is_not_undone(make, registry):
+    for _ in range(2):
+        publish(registry, ModelRole.POLICY)
+    for name in ("policy-0001", "policy-0002"):
+        registry.promote(name, "by the loop")
+    registry.rollback(ModelRole.POLICY, "users complain")
+    make().promote(1, PolicyDecision(version="policy-0002", decision=GateDecision(True, "by the loop")))
+    assert registry.live(ModelRole.POLICY).name == "policy-0001"
+
+
+def test_a_candidate_that_was_promoted_by_hand_is_not_evaluated(make, registry):
+    publish(registry, ModelRole.POLICY)
+    registry.promote("policy-0001", "I know it")
+    decision = make().evaluate(1, "policy-0001").decision
+    assert (decision.accepted, decision.reason) == (True, "live by hand: I know it")
+
+
+def test_old_weights_are_pruned_as_asked(make, registry):
+    for _ in range(4):
+        publish(registry, ModelRole.POLICY)
+    registry.promote("policy-0003", "the one before")
+    make(keep=1).promote(1, PolicyDecision(version="policy-0004", decision=GateDecision(True, "better")))
+    pruned = [version.name for version in registry.versions(ModelRole.POLICY) if version.pruned_at is not None]
+    assert pruned == ["policy-0002"]  # the first one is what all are compared with
+
+
+def test_one_round_at_once_needs_new_feedback(make, store):
+    stations = make()
+    stations.now = True
+    with pytest.raises(PausedError, match="no new feedback"):
+        stations.collect(1, 0)
+    add_comparisons(store, 1)
+    assert stations.collect(1, 0) == store.latest_seq()
 
 
 def test_a_recipe_is_launched_as_its_settings_say(tmp_path):

@@ -1,8 +1,10 @@
 """A candidate is tried on some of the users: what they say decides, unless somebody does by hand."""
 
+import itertools
+
 import pytest
 
-from online_trl.canary import CanarySettings
+from online_trl.canary import CanarySettings, assign
 from online_trl.deployment.trial import CanaryTrial
 from online_trl.registry import ModelRegistry
 from online_trl.store import FeedbackStore
@@ -26,10 +28,19 @@ def registry(tmp_path):
     return registry
 
 
-def thumbs(store, version, ups, downs):
+def somebody(store, version, canary, *, is_drawn=True):
+    """A new user; while a canary runs, one whom it gives the version, or one whom it does not."""
+    names = (f"user-{store.latest_seq()}-{number}" for number in itertools.count())
+    if canary is None:
+        return next(names)
+    gets = (version == canary.version) is is_drawn
+    return next(name for name in names if assign(name, canary.canary_id, canary.share) is gets)
+
+
+def thumbs(store, version, ups, downs, canary=None, **whom):
     """So many thumbs of each direction, each by a user of its own."""
     for number in range(ups + downs):
-        user = f"{version}-{store.latest_seq()}"
+        user = somebody(store, version, canary, **whom)
         answer = store.add_interaction(
             Interaction(
                 prompt=[{"role": "user", "content": "hello"}],
@@ -57,8 +68,9 @@ def test_users_decide(store, registry, liked, status):
 
     def hear(seconds):
         looks.append(registry.canary().version)
-        thumbs(store, "policy-0002", ups=10 if liked else 0, downs=0 if liked else 10)
-        thumbs(store, "policy-0001", ups=5, downs=5)
+        running = registry.canary()
+        thumbs(store, "policy-0002", ups=10 if liked else 0, downs=0 if liked else 10, canary=running)
+        thumbs(store, "policy-0001", ups=5, downs=5, canary=running)
 
     decision = CanaryTrial(registry, store, SETTINGS, wait=hear).run("policy-0002")
     assert decision.accepted is liked
@@ -86,3 +98,36 @@ def test_whoever_decides_by_hand_ends_it(store, registry):
 
     decision = CanaryTrial(registry, store, SETTINGS, wait=promote).run("policy-0002")
     assert (decision.accepted, decision.reason) == (True, "looks good to me")
+
+
+def test_who_asked_for_the_candidate_by_name_or_before_it_began_does_not_count(store, registry):
+    thumbs(store, "policy-0002", ups=60, downs=0)
+    thumbs(store, "policy-0001", ups=0, downs=60)
+    canary = registry.start_canary("policy-0002", 0.5)
+    thumbs(store, "policy-0002", ups=60, downs=0, canary=canary, is_drawn=False)
+    thumbs(store, "policy-0001", ups=0, downs=60, canary=canary)
+    trial = CanaryTrial(registry, store, SETTINGS, wait=lambda seconds: None)
+    assert trial.look(canary).satisfaction_difference.n == 60
+
+
+@pytest.mark.parametrize("how", ["promote", "refuse", "abandon"])
+def test_what_was_decided_by_hand_before_it_began_stands(store, registry, how):
+    getattr(registry, how)("policy-0002", "I know it")
+    decision = CanaryTrial(registry, store, SETTINGS, wait=lambda seconds: None).run("policy-0002")
+    assert decision.accepted is (how == "promote")
+    assert decision.reason.endswith("by hand: I know it")
+    assert registry.canary() is None
+
+
+def test_a_candidate_waits_for_the_canary_of_another_one(store, registry):
+    registry.publish(ModelRole.POLICY, lambda folder: (folder / "weights").write_text("w"))
+    registry.start_canary("policy-0003", 0.2)
+    waited = []
+
+    def wait(seconds):
+        waited.append(registry.canary().version)
+        registry.refuse(registry.canary().version, "enough")
+
+    decision = CanaryTrial(registry, store, SETTINGS, wait=wait).run("policy-0002")
+    assert waited == ["policy-0003", "policy-0002"]
+    assert (decision.accepted, decision.reason) == (False, "enough")
