@@ -82,3 +82,60 @@ def test_candidate_that_cannot_be_loaded_is_tried_on_nobody(
         await engine.stop()
 
     asyncio.run(run())
+
+
+def test_a_version_whose_load_fails_at_first_is_served_and_tried_after_another_attempt(
+    tmp_path: Path, policy_folders: list[Path], caplog: pytest.LogCaptureFixture
+):
+    registry = ModelRegistry(tmp_path)
+    for folder in [*policy_folders, policy_folders[0]]:
+        registry.publish(ModelRole.POLICY, copy_model(folder))
+    registry.promote("policy-0001", "the first one")
+    engine = TransformersEngine(RegistryPolicies(registry), device="cpu")
+    configs = [registry.path(name) / "config.json" for name in ("policy-0002", "policy-0003")]
+    whole = [config.read_text() for config in configs]
+
+    async def run() -> None:
+        await engine.start()
+        follower = asyncio.create_task(follow(RegistryPolicies(registry), engine, interval=0.01))
+        for config in configs:
+            config.write_text("{}")
+        registry.promote("policy-0002", "better")
+        registry.start_canary("policy-0003", 0.999999)
+        await until(lambda: caplog.text.count("still serving policy-0001") == 2)
+        for config, text in zip(configs, whole, strict=True):
+            config.write_text(text)
+        await until(lambda: engine.default_version == "policy-0002")
+        while await engine.resolve("default", asker="the first user") != "policy-0003":
+            await asyncio.sleep(0.01)
+        follower.cancel()
+        await engine.stop()
+
+    asyncio.run(run())
+
+
+def test_the_following_goes_on_after_an_unexpected_error(
+    tmp_path: Path, policy_folders: list[Path], caplog: pytest.LogCaptureFixture
+):
+    registry = ModelRegistry(tmp_path)
+    for folder in policy_folders:
+        registry.publish(ModelRole.POLICY, copy_model(folder))
+    registry.promote("policy-0001", "the first one")
+    engine = TransformersEngine(RegistryPolicies(registry), device="cpu")
+
+    class Confused(RegistryPolicies):
+        def live(self) -> str | None:
+            if "KeyError" not in caplog.text:
+                raise KeyError("live")
+            return super().live()
+
+    async def run() -> None:
+        await engine.start()
+        follower = asyncio.create_task(follow(Confused(registry), engine, interval=0.01))
+        registry.promote("policy-0002", "better")
+        await until(lambda: engine.default_version == "policy-0002")
+        follower.cancel()
+        await engine.stop()
+
+    asyncio.run(run())
+    assert caplog.text.count("still serving policy-0001: KeyError('live')") == 1
