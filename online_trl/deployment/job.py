@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -101,7 +102,8 @@ class Job:
         while running := self._running():
             if time.monotonic() > deadline:
                 for process in running:
-                    process.kill()
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
             time.sleep(_PAUSE)
         if self._process is not None:
             self._process.wait()
@@ -109,11 +111,14 @@ class Job:
 
     def tail(self) -> str:
         """Returns what the command wrote last."""
-        return self.log.read_bytes()[self._begin :][-_TAIL:].decode(errors="replace").strip()
+        with self.log.open("rb") as log:
+            log.seek(max(self._begin, log.seek(0, os.SEEK_END) - _TAIL))
+            return log.read().decode(errors="replace").strip()
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self._running():
-            process.send_signal(number)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def _running(self) -> list[psutil.Process]:
         """The processes that carry the mark of this job; a zombie is none."""

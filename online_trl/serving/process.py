@@ -145,7 +145,7 @@ class ServerProcess:
     def _wait_until_ready(self, begin: int) -> str:
         deadline = time.monotonic() + self._timeout
         while True:
-            output = self._log.read_bytes()[begin:].decode(errors="replace")
+            output = self._written_since(begin)
             if ready := _READY.search(output):
                 return ready[1]
             if self.process.poll() is not None:
@@ -153,3 +153,9 @@ class ServerProcess:
             if time.monotonic() > deadline:
                 raise ServerStartError(f"the server is not up after {self._timeout:.0f} s:\n{output[-_TAIL:]}")
             time.sleep(0.05)
+
+    def _written_since(self, begin: int) -> str:
+        # The log holds what all earlier servers wrote, too.
+        with self._log.open("rb") as log:
+            log.seek(begin)
+            return log.read().decode(errors="replace")
