@@ -8,7 +8,6 @@ twice. One that was under way is run again, so a station finds out what it had d
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from .config import ConfigError
+from .registry.layout import replace_durably
 from .types import GateCheck, GateDecision, PolicyDecision, utcnow
 
 BEGIN = "0/begin"
@@ -90,11 +91,14 @@ class Retry:
 
 class LoopState:
     """
-    What a loop has completed and what it is at, on disk, replaced atomically.
+    What a loop has completed and what it is at, on disk, replaced durably and at once.
 
     Args:
         path (`Path`):
             The file, such as `loop.json`.
+
+    Raises:
+        [`~online_trl.config.ConfigError`]: if the file is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -109,7 +113,7 @@ class LoopState:
             "seconds_of": {},
         }
         if path.is_file():
-            self.content = json.loads(path.read_text(encoding="utf-8"))
+            self.content = self._read()
         self._resumed = time.monotonic()
         self._before = float(self.content["seconds"])
         self._entered = self.seconds
@@ -168,11 +172,20 @@ class LoopState:
             self.content |= {"round": number + 1, "completed": {}}
         self._write()
 
+    def _read(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict) or self.content.keys() - content.keys():
+                raise ValueError("it holds no state of a loop")
+        except ValueError as error:
+            raise ConfigError(
+                f"{self.path} is damaged: {error}. Restore it, or remove it to begin anew with the first round"
+            ) from error
+        return content
+
     def _write(self) -> None:
         self.content["seconds"] = self.seconds
-        staged = self.path.with_suffix(".tmp")
-        staged.write_text(json.dumps(self.content, indent=1), encoding="utf-8")
-        os.replace(staged, self.path)
+        replace_durably(self.path, json.dumps(self.content, indent=1))
 
 
 class OnlineLoop:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from online_trl.config import ConfigError
 from online_trl.loop import LoopState, OnlineLoop, Retry, StepFailedError
 from online_trl.types import GateCheck, GateDecision, PolicyDecision
 
@@ -130,3 +131,10 @@ def test_the_seconds_of_all_starts_add_up(file):
     content = json.loads(file.read_text()) | {"seconds": 100.0}
     file.write_text(json.dumps(content))
     assert 100.0 <= LoopState(file).seconds < 160.0
+
+
+@pytest.mark.parametrize("text", ["", '{"round": 1', "[]", '{"round": 1}'])
+def test_a_damaged_state_is_named(file, text):
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"loop\.json is damaged: .*remove it to begin anew"):
+        LoopState(file)
