@@ -9,13 +9,12 @@ from the prompts it was trained on, and from its parent.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from .registry import Consumed, ModelRegistry, Sources
-from .store import LogReader
-from .types import ModelRole, ModelVersion, VersionStatus
+from .types import Feedback, ModelRole, ModelVersion, VersionStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,7 @@ def feedback_behind(made_of: Collection[Ingredient]) -> Sources:
     return trained_on
 
 
-def learning_delays(registry: ModelRegistry, store: LogReader) -> list[float]:
+def learning_delays(registry: ModelRegistry, rows: Iterable[Feedback]) -> list[float]:
     """
     Returns how long it took from each row of feedback to the first policy in service that had learned from it, in
     seconds, shortest first. What no policy in service has learned from is left out.
@@ -141,24 +140,17 @@ def learning_delays(registry: ModelRegistry, store: LogReader) -> list[float]:
     Args:
         registry ([`~online_trl.registry.ModelRegistry`]):
             The versions.
-        store ([`~online_trl.store.LogReader`]):
-            The feedback log.
+        rows (`Iterable[Feedback]`):
+            The feedback.
     """
-    served = served_since(registry)
-    rows = store.feedback() if served else []
+    served = _served_since(registry)
     return sorted(
         (served[row.feedback_id] - row.created_at).total_seconds() for row in rows if row.feedback_id in served
     )
 
 
-def served_since(registry: ModelRegistry) -> dict[str, datetime]:
-    """
-    Returns when the first policy went into service that had learned from a row of feedback, by `feedback_id`.
-
-    Args:
-        registry ([`~online_trl.registry.ModelRegistry`]):
-            The versions.
-    """
+def _served_since(registry: ModelRegistry) -> dict[str, datetime]:
+    """When the first policy went into service that had learned from a row of feedback, by `feedback_id`."""
     known = {version.name: version for role in ModelRole for version in registry.versions(role)}
     told: set[str] = set()
     served: dict[str, datetime] = {}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from online_trl.loop import LoopState
 from online_trl.registry import Consumed, ModelRegistry, Sources
 from online_trl.report import Gatherer, dashboard_html, plain_report
 from online_trl.report.gather import KL_RECORD, loop_status
@@ -141,6 +144,7 @@ def test_what_users_said_is_told_by_version_and_along_the_log(store: FeedbackSto
     assert (report.origin.users, report.origin.rows, report.origin.answers) == (8, 26, 16)
     assert report.origin.response_rate.mean == pytest.approx(10 / 16)
     assert report.delay.rows == 6
+    assert report.delay.unlearned == pytest.approx(1 - 6 / len(store.feedback()))
     (refresh,) = report.reward_history
     assert (refresh.upto, refresh.drift, refresh.accuracy.mean) == (14, "right about 0.40 since row 9", 0.75)
 
@@ -171,7 +175,8 @@ def test_a_log_without_a_registry_and_a_registry_without_a_log_are_told_too(stor
 
 def test_the_loop_tells_what_it_is_at_and_what_went_wrong(tmp_path: Path):
     assert loop_status(tmp_path) is None
-    content = {"round": 3, "completed": {}, "seconds": 1.0, "at": {"step": "3/train", "since": "2026-01-02T03:04:05"}}
+    at_work = {"step": "3/train", "since": "2026-01-02T03:04:05"}
+    content = LoopState(tmp_path / "loop.json").content | {"round": 3, "at": at_work}
     (tmp_path / "processes.json").write_text(json.dumps({"server": "up"}))
     for at, trouble in [
         ({}, ""),
@@ -186,6 +191,34 @@ def test_the_loop_tells_what_it_is_at_and_what_went_wrong(tmp_path: Path):
             trouble,
             {"server": "up"},
         )
+
+
+def test_a_loop_that_was_killed_is_not_running_and_keeps_nothing_up(store: FeedbackStore, tmp_path: Path):
+    LoopState(tmp_path / "loop.json").enter("0/begin")
+    (tmp_path / "processes.json").write_text(json.dumps({"server": "up"}))
+    report = Gatherer(store, serving="qwen").report()
+
+    def page() -> str:
+        shown = replace(report, loop=loop_status(tmp_path))
+        return dashboard_html(shown, before="qwen", after="qwen", lineage_of="qwen")
+
+    assert loop_status(tmp_path).is_running is None
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert loop_status(tmp_path).is_running
+        assert "server: up" in page()
+        assert "not running" not in page()
+    assert loop_status(tmp_path).is_running is False
+    assert "server: up" not in page()
+    assert "not running" in page()
+    # Whoever asks does not keep the next one from starting.
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_damaged_state_of_a_loop_is_told_in_its_status(tmp_path: Path):
+    (tmp_path / "loop.json").write_text("")
+    assert loop_status(tmp_path).trouble.startswith(f"{tmp_path / 'loop.json'} is damaged: ")
 
 
 def test_gathering_loads_no_training_stack():

@@ -211,12 +211,12 @@ def test_the_delay_of_feedback_ends_with_the_first_policy_in_service_that_learne
         publish_policy(registry, reward_versions=("reward-0004",))
         publish_policy(registry, reward_versions=("reward-0005",))
         publish_policy(registry, reward_versions=("reward-0005",))
-        assert learning_delays(registry, store) == []
+        assert learning_delays(registry, store.feedback()) == []
         registry.promote("policy-0004", "first")
         registry.promote("policy-0005", "second")
         registry.promote("policy-0006", "third")
         ends = [promotion.at for promotion in registry.history(ModelRole.POLICY)]
-        assert learning_delays(registry, store) == sorted(
+        assert learning_delays(registry, store.feedback()) == sorted(
             [(ends[0] - first.created_at).total_seconds(), (ends[1] - second.created_at).total_seconds()]
         )
         assert unheard.feedback_id not in feedback_behind(ingredients(registry, "policy-0006")).feedback_ids

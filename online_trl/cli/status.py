@@ -85,7 +85,8 @@ def _lines(report: RunReport) -> list[str]:
     if report.delay is not None:
         lines.append(
             f"From feedback to a policy in service that learned from it: median {duration(report.delay.median)}, nine "
-            f"in ten within {duration(report.delay.most)}."
+            f"in ten within {duration(report.delay.most)}; from {report.delay.unlearned:.0%} of all feedback, none "
+            "has yet."
         )
     lines += [f"Drift, {row.version}: {row.drift}" for row in report.reward_history if row.drift]
     if report.canary is not None:
@@ -94,8 +95,10 @@ def _lines(report: RunReport) -> list[str]:
         )
     lines += [f"{event.at:%Y-%m-%d %H:%M}  {event.version} {event.what}" for event in report.events[-_EVENTS:]]
     if report.loop is not None:
+        stopped = " It is not running." if report.loop.is_running is False else ""
         lines.append(
-            f"The loop is in round {report.loop.round}, last at {report.loop.step}. {report.loop.trouble}".strip()
+            f"The loop is in round {report.loop.round}, last at {report.loop.step}.{stopped} "
+            f"{report.loop.trouble}".strip()
         )
         lines += [f"  {name}: {how}" for name, how in report.loop.processes.items()]
     return lines

@@ -117,7 +117,7 @@ def _told_delay(delay: Delay | None) -> str:
         return "No policy in service has learned from feedback yet."
     return (
         f"From feedback to a policy in service that learned from it: median {delay.median:.0f} s, nine in ten within "
-        f"{delay.most:.0f} s ({delay.rows} rows of feedback)"
+        f"{delay.most:.0f} s ({delay.rows} rows of feedback); from {delay.unlearned:.0%} of all feedback, none has yet"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 from collections import Counter
@@ -11,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from .. import evaluation
+from ..config import ConfigError
 from ..estimates import confidence_sequence, win_rate_matrix
 from ..evaluation.judgements import report_opinions
 from ..evaluation.opinions import Opinions
 from ..evaluation_records import recorded_evaluations
-from ..lineage import ingredients, served_since
+from ..lineage import ingredients, learning_delays
 from ..loop import LoopState
 from ..preferences import standing_feedback
 from ..registry import ModelRegistry
@@ -206,16 +208,12 @@ class Gatherer:
         return {row.interaction_ids[0]: row.score for row in rated if row.interaction_ids[0] in answers}
 
     def _delay(self, opinions: Opinions) -> Delay | None:
-        served = {} if self.registry is None else served_since(self.registry)
-        seconds = [
-            (served[row.feedback_id] - row.created_at).total_seconds()
-            for row in opinions.said
-            if row.feedback_id in served
-        ]
+        seconds = [] if self.registry is None else learning_delays(self.registry, opinions.said)
         if not seconds:
             return None
         median, most = np.quantile(seconds, [0.5, 0.9])
-        return Delay(median=float(median), most=float(most), rows=len(seconds))
+        unlearned = 1.0 - len(seconds) / len(opinions.said)
+        return Delay(median=float(median), most=float(most), rows=len(seconds), unlearned=unlearned)
 
 
 def loop_status(folder: str | Path) -> LoopStatus | None:
@@ -229,8 +227,14 @@ def loop_status(folder: str | Path) -> LoopStatus | None:
     folder = Path(folder)
     if not (folder / "loop.json").is_file():
         return None
-    state = LoopState(folder / "loop.json")
+    is_running = _is_held(folder / "lock")
+    try:
+        state = LoopState(folder / "loop.json")
+    except ConfigError as error:
+        return LoopStatus(round=0, step="unknown", since="", trouble=str(error), is_running=is_running)
     at, processes = state.content["at"], folder / "processes.json"
+    # Whoever was killed could not write that what it kept up has ended.
+    is_kept = is_running is not False and processes.is_file()
     trouble = ""
     if "paused" in at:
         trouble = f"paused: {at['paused']}"
@@ -241,8 +245,21 @@ def loop_status(folder: str | Path) -> LoopStatus | None:
         step=at.get("step", "not begun"),
         since=at.get("since", ""),
         trouble=trouble,
-        processes=json.loads(processes.read_text(encoding="utf-8")) if processes.is_file() else {},
+        processes=json.loads(processes.read_text(encoding="utf-8")) if is_kept else {},
+        is_running=is_running,
     )
+
+
+def _is_held(lock: Path) -> bool | None:
+    """Whether somebody holds the lock that an `online-trl run` holds on its folder; the demo has none."""
+    if not lock.is_file():
+        return None
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def _kl(records: Sequence[EvaluationRecord]) -> float:

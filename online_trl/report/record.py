@@ -87,6 +87,8 @@ class Delay:
     most: float
     """Nine in ten rows took no longer."""
     rows: int
+    unlearned: float
+    """Share of all feedback that no policy that was in service has learned from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +125,9 @@ class LoopStatus:
         trouble (`str`):
             What went wrong or why it is paused, in words; empty if all is well.
         processes (`Mapping[str, str]`):
-            How each process is that it keeps up.
+            How each process is that it keeps up; nothing if it is not running.
+        is_running (`bool`, *optional*):
+            Whether an `online-trl run` is at work there; `None` if nothing tells.
     """
 
     round: int
@@ -131,6 +135,7 @@ class LoopStatus:
     since: str
     trouble: str = ""
     processes: Mapping[str, str] = field(default_factory=dict)
+    is_running: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -196,7 +196,7 @@ def check(folder, users, loop):
     acknowledged = [name for user in users for name in user.acknowledged]
     with FeedbackStore(f"sqlite:///{folder / 'feedback.db'}") as store:
         rows, answers = store.feedback(), store.interactions()
-        delays = learning_delays(registry, store)
+    delays = learning_delays(registry, rows)
     stored = Counter(row.feedback_id for row in rows)
     policies, rewards = (registry.versions(role) for role in (ModelRole.POLICY, ModelRole.REWARD))
     for version in [*policies, *rewards]:
@@ -218,6 +218,7 @@ def check(folder, users, loop):
         "seconds_to_a_policy_that_learned": [round(delays[len(delays) * part // 10]) for part in (5, 9)]
         if delays
         else None,
+        "unlearned": round(1 - len(delays) / len(rows), 2),
         "supervisor_megabytes": [round(early), round(late)],
     }
     print(json.dumps(figures, indent=1))
