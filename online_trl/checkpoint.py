@@ -113,7 +113,8 @@ class CheckpointMixin:
         return f"rollout_{self.args.process_index}.pt"
 
     def _online_state(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"step": self._step, "reward_sources": self.reward_sources.state_dict()}
+        state: dict[str, Any] = {"step": self._step, "cut": self._cut}
+        state["reward_sources"] = self.reward_sources.state_dict()
         if self.online_collator is not None:
             state["prompts"] = self.online_collator.state_at(batches=self._step)
         if self.live_reward is not None:
@@ -123,7 +124,29 @@ class CheckpointMixin:
             state["refresh"] = self.refresh_callback.state_dict()
         return state
 
+    @property
+    def _cut(self) -> dict[str, int]:
+        """What decides which rank trains on what of a rollout, and when the next one is made."""
+        names = ("world_size", "steps_per_generation", "num_iterations", "generation_batch_size")
+        return {name: getattr(self.args, name) for name in names}
+
+    def _check_same_parts(self, state: dict[str, Any]) -> None:
+        """Finds out now, on every rank, that a run shall go on with other parts than it had."""
+        now = self._cut
+        changed = [f"`{name}` {was}, not {now[name]}" for name, was in state["cut"].items() if was != now[name]]
+        if changed:
+            raise ConfigError(f"the checkpoint was written with {', '.join(changed)}: resume with what it had")
+        parts = {
+            "prompts": (self.online_collator, "a `store`"),
+            "reward_version": (self.live_reward, "a live reward"),
+            "refresh": (self.refresh_callback, "a live reward that it refreshes"),
+        }
+        for name, (part, what) in parts.items():
+            if part is not None and name not in state:
+                raise ConfigError(f"the checkpoint was written without {what}: resume without it, or start anew")
+
     def _load_online_state(self, state: dict[str, Any]) -> None:
+        self._check_same_parts(state)
         self._step = state["step"]
         self.reward_sources.load_state_dict(state["reward_sources"])
         if self.online_collator is not None:

@@ -54,6 +54,13 @@ _CITATION = """\
 }"""
 
 
+class _Group(int):
+    """A number of completions per prompt that is never too small: PPO compares with the critic, and not in groups."""
+
+    def __lt__(self, other: int) -> bool:
+        return False
+
+
 @dataclass
 class OnlinePPOConfig(OnlineArguments, GRPOConfig):
     """
@@ -139,10 +146,9 @@ class OnlinePPOConfig(OnlineArguments, GRPOConfig):
         if self.ddp_find_unused_parameters is None:
             # The critic runs outside the forward pass that DDP watches, and would be taken for unused.
             self.ddp_find_unused_parameters = False
-        # GRPOConfig refuses a group of one, because GRPO needs something to compare with. PPO has the critic.
-        wanted, self.num_generations = self.num_generations, max(2, self.num_generations)
+        self.num_generations = _Group(self.num_generations)
         super().__post_init__()
-        self.num_generations = wanted
+        self.num_generations = int(self.num_generations)
 
     def _check_kl(self) -> None:
         check_choice("kl_penalty", self.kl_penalty, (IN_REWARD, IN_LOSS))
@@ -345,9 +351,9 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
     def _kl(self, batch: dict[str, Any]) -> torch.Tensor:
         logps = batch["old_per_token_logps"]
         if not self.beta:
-            return torch.zeros_like(logps)
+            return torch.zeros_like(logps, dtype=torch.float32)
         estimator = self.args.kl_estimator or ("k1" if self.args.kl_penalty == IN_REWARD else "k3")
-        return ppo_math.kl_estimate(logps, batch["ref_per_token_logps"], estimator=estimator)
+        return ppo_math.kl_estimate(logps.float(), batch["ref_per_token_logps"].float(), estimator=estimator)
 
     def _local(self, of_all_ranks: torch.Tensor, count: int) -> torch.Tensor:
         rank = self.accelerator.process_index

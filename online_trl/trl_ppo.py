@@ -48,6 +48,8 @@ except ModuleNotFoundError as error:
     ) from error
 
 Row = dict[str, Any]
+# As TRL's other trainers load what they train: steps of usual size would be rounded away in half precision.
+_DTYPE = torch.float32
 
 
 @dataclass
@@ -116,6 +118,15 @@ class _FunctionBackbone(nn.Module):
         return BaseModelOutput(hidden_states=(rewards.view(-1, 1, 1).expand(*input_ids.shape, 1),))
 
 
+@dataclass
+class _Batch:
+    """A batch, and how many of its rows were asked for: the same prompts may come again in a later one."""
+
+    input_ids: torch.Tensor
+    rows: list[Row]
+    asked: int = 0
+
+
 class PromptCollator:
     """
     Turns rows with prompts, conversational or plain, into the batches of token ids that `PPOTrainer` reads, and tells
@@ -128,6 +139,8 @@ class PromptCollator:
             Called with the rows of each batch; returns those to use, some of them replaced by fresh ones.
         tokenize (`Callable[[list], list[list[int]]]`):
             Called with the prompts of those rows; returns the token ids of each.
+        slice_size (`int`):
+            Sequences that the trainer scores at once.
     """
 
     def __init__(
@@ -135,18 +148,20 @@ class PromptCollator:
         tokenizer: PreTrainedTokenizerBase,
         draw: Callable[[list[Row]], list[Row]],
         tokenize: Callable[[list[Any]], list[list[int]]],
+        slice_size: int,
     ) -> None:
         self.tokenizer = tokenizer
         self.draw = draw
         self.tokenize = tokenize
+        self.slice_size = slice_size
         # The dataloader is a batch ahead of the trainer, and may have batches for evaluation that are never used.
-        self._batches: deque[tuple[torch.Tensor, list[Row]]] = deque(maxlen=8)
+        self._batches: deque[_Batch] = deque(maxlen=8)
 
     def __call__(self, features: list[Row]) -> dict[str, torch.Tensor]:
         rows = self.draw(features)
         input_ids = self.tokenize([row["prompt"] for row in rows])
         padded = self.tokenizer.pad({"input_ids": input_ids}, padding_side="left", return_tensors="pt")
-        self._batches.append((padded["input_ids"] * padded["attention_mask"], rows))
+        self._batches.append(_Batch(padded["input_ids"] * padded["attention_mask"], rows))
         return {"input_ids": padded["input_ids"]}
 
     def rows_of(self, input_ids: torch.Tensor) -> tuple[list[Row], int]:
@@ -161,11 +176,12 @@ class PromptCollator:
             `tuple[list[dict], int]`: The rows, and the length of the padded prompts.
         """
         found, count = input_ids.cpu(), len(input_ids)
-        for ids, rows in self._batches:
-            width = ids.shape[1]
-            for start in range(0, len(rows), count):
-                if torch.equal(ids[start : start + count], found[:, :width]):
-                    return rows[start : start + count], width
+        for batch in self._batches:
+            width = batch.input_ids.shape[1]
+            for start in range(batch.asked, len(batch.rows), self.slice_size):
+                if torch.equal(batch.input_ids[start : start + count], found[:, :width]):
+                    batch.asked = start + count
+                    return batch.rows[start : start + count], width
         raise RuntimeError("these sequences begin with no prompts of a recent batch")
 
 
@@ -195,12 +211,14 @@ class FunctionPPOTrainer(PPOTrainer):
             processing_class = AutoTokenizer.from_pretrained(path)
         _check_padding(processing_class)
         if isinstance(model, str):
-            model = AutoModelForCausalLM.from_pretrained(path)
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=_DTYPE)
         if ref_model is None and peft_config is None and is_deepspeed_zero3_enabled():
             # TRL copies the policy for its reference, which cannot be done once the policy is in shards.
-            ref_model = AutoModelForCausalLM.from_pretrained(path)
+            ref_model = AutoModelForCausalLM.from_pretrained(path, dtype=_DTYPE)
         if value_model is None or isinstance(value_model, str):
-            value_model = AutoModelForSequenceClassification.from_pretrained(value_model or path, num_labels=1)
+            value_model = AutoModelForSequenceClassification.from_pretrained(
+                value_model or path, num_labels=1, dtype=_DTYPE
+            )
         self.args, self.processing_class = args, processing_class
         # TRL deals out the dataset as soon as it has it, so that what is too long is left out here.
         limit = self._make_prompt_limit()
@@ -211,7 +229,10 @@ class FunctionPPOTrainer(PPOTrainer):
         self.reward_weights = torch.tensor(args.reward_weights or [1.0] * len(reward_funcs))
         self.online_collator: Any = None
         self._prompts = PromptCollator(
-            processing_class, self._draw, lambda prompts: self._tokenize_prompts(prompts)[0]
+            processing_class,
+            self._draw,
+            lambda prompts: self._tokenize_prompts(prompts)[0],
+            args.local_rollout_forward_batch_size,
         )
         self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         super().__init__(

@@ -153,6 +153,22 @@ def test_a_mistake_in_the_settings_is_found_at_once(settings, message, tmp_path)
         OnlinePPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **settings)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_any_batch_size_goes_with_one_completion_per_prompt(batch_size, tmp_path):
+    args = OnlinePPOConfig(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
+        eval_strategy="steps",
+        eval_steps=1,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+    )
+    assert (args.num_generations, args.generation_batch_size) == (1, batch_size)
+    assert type(args.num_generations) is int
+
+
 EVERY_KIND = ["model", "head", "model-on-lora", "head-on-lora", "adapter-on-lora"]
 
 

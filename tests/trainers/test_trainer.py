@@ -174,3 +174,11 @@ def test_a_wrong_key_for_the_reward_model_is_refused_with_the_nearest(tiny_polic
             store=store,
             reward_config={"learning_rat": 1},
         )
+
+
+def test_a_run_is_resumed_with_what_it_had(tiny_policy, tmp_path, prompts, store):
+    make("grpo", tiny_policy, tmp_path, brevity, prompts, max_steps=1, save_strategy="steps", save_steps=1).train()
+    with pytest.raises(ConfigError, match="written with `num_iterations` 1, not 2: resume with what it had"):
+        make("grpo", tiny_policy, tmp_path, brevity, prompts, num_iterations=2).train(resume_from_checkpoint=True)
+    with pytest.raises(ConfigError, match="written without a `store`: resume without it, or start anew"):
+        make("grpo", tiny_policy, tmp_path, brevity, prompts, store=store).train(resume_from_checkpoint=True)

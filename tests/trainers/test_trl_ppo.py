@@ -11,7 +11,7 @@ import torch
 import trl
 from datasets import Dataset
 from packaging.version import Version
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from feedback import WriteEachStep, add_comparisons
 from online_trl.config import ConfigError
@@ -190,3 +190,17 @@ def test_two_processes_train_on_one_view_of_the_log(config, tiny_policy, tmp_pat
     _, report = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", output_loading_info=True)
     assert not report["unexpected_keys"]
     assert not report["missing_keys"]
+
+
+@needs_ppo
+def test_the_rows_of_a_slice_are_those_of_the_batch_in_use(tiny_policy):
+    from online_trl.trl_ppo import PromptCollator
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_policy)
+    collator = PromptCollator(
+        tokenizer, draw=lambda rows: rows, tokenize=lambda prompts: tokenizer(prompts)["input_ids"], slice_size=4
+    )
+    batches = [[{"prompt": "yes", "row": 10 * batch + row} for row in range(6)] for batch in range(2)]
+    ids = [collator(rows)["input_ids"] for rows in batches]
+    found = [collator.rows_of(each[part])[0] for each in ids for part in (slice(0, 4), slice(4, 6))]
+    assert [[row["row"] for row in rows] for rows in found] == [[0, 1, 2, 3], [4, 5], [10, 11, 12, 13], [14, 15]]
