@@ -279,10 +279,11 @@ def _trl_ppo(arm: Arm, folder: Path, dataset: Dataset, concise: Concise) -> Any:
     return PPOTrainer(
         args=args,
         processing_class=tokenizer,
-        model=AutoModelForCausalLM.from_pretrained(arm.policy),
-        ref_model=None if arm.lora else AutoModelForCausalLM.from_pretrained(arm.policy),
+        # As TRL's other trainers load what they train, whatever it was saved in.
+        model=AutoModelForCausalLM.from_pretrained(arm.policy, dtype="float32"),
+        ref_model=None if arm.lora else AutoModelForCausalLM.from_pretrained(arm.policy, dtype="float32"),
         reward_model=AutoModelForSequenceClassification.from_pretrained(arm.reward),
-        value_model=AutoModelForSequenceClassification.from_pretrained(arm.policy, num_labels=1),
+        value_model=AutoModelForSequenceClassification.from_pretrained(arm.policy, num_labels=1, dtype="float32"),
         train_dataset=Dataset.from_dict({"input_ids": ids}),
         peft_config=peft_config,
     )

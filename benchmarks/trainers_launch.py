@@ -45,7 +45,8 @@ def launch(arm: Arm, oldest_trl: Path, sharding: str = "none") -> dict[str, Any]
         command = [*_launcher(sharding, folder), str(ROOT / "benchmarks" / "trainers_arms.py")]
         command += [str(folder / "arm.json"), str(folder / "result.json")]
         finished = subprocess.run(command, env=_environment(arm, oldest_trl), capture_output=True, text=True)
-        if "OutOfMemoryError" in finished.stderr:
+        # The second is the device's driver, the last what the kernel does to whoever takes too much of the machine's.
+        if "OutOfMemoryError" in finished.stderr or "out of memory" in finished.stderr or finished.returncode == -9:
             raise OutOfMemory
         if finished.returncode != 0:
             raise RuntimeError(f"{arm} failed:\n{finished.stderr[-3000:]}")

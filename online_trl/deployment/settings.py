@@ -173,6 +173,12 @@ class DeploymentSettings:
                 "`triggers.drift` listens to the process that refreshes the reward model: describe it under `refresh`"
             )
 
+    @property
+    def trusts_proxy_alone(self) -> bool:
+        """Whether a candidate goes into service on the word of the reward model alone that it was trained on."""
+        evaluation = read_evaluation_settings(self.evaluate)
+        return self.canary is None and set(evaluation.judges) == {evaluation.proxy}
+
 
 _PARTS: dict[str, type] = {
     "train": LaunchSettings,

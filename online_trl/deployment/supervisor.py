@@ -7,8 +7,10 @@ import fcntl
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from ..config import ConfigError
 from ..loop import LoopState, OnlineLoop, PausedError, StepFailedError
@@ -79,6 +81,11 @@ class Supervisor:
                 on_step=lambda step: self.report(f"{step} begins"),
                 wait=stations.wait,
             )
+            if self.settings.trusts_proxy_alone:
+                self.report(
+                    "nobody but the reward model that the policy is trained on decides about promotions: describe a "
+                    "`canary`, or name another judge in the `evaluate` file"
+                )
             # Before there is a policy, there is nothing to serve.
             loop.begin()
             kept = [] if once else [self._keeper(name, process) for name, process in self._kept()]
@@ -145,10 +152,20 @@ class Supervisor:
     @contextlib.contextmanager
     def _claimed_folder(self) -> Iterator[None]:
         with (self.folder / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(
-                    f"another `online-trl run` is at work in {self.folder}: stop it, or choose another `output_dir`"
-                ) from None
+            # Whoever looks whether a loop runs holds it for a moment.
+            deadline = time.monotonic() + 1.0
+            while not _locks(file):
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"another `online-trl run` is at work in {self.folder}: stop it, or set another `output_dir`"
+                    )
+                time.sleep(0.05)
             yield
+
+
+def _locks(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -52,3 +52,13 @@ def test_what_is_not_said_is_at_its_default(read, content):
 def test_a_mistake_is_named(read, content, change, message):
     with pytest.raises(ConfigError, match=message):
         read(content | change)
+
+
+@pytest.mark.parametrize(
+    ("canary", "judges", "alone"),
+    [(None, ["live"], True), (None, ["live", "my_rewards:exact"], False), ({"share": 0.1}, ["live"], False)],
+)
+def test_it_is_known_where_the_reward_model_alone_decides(read, content, tmp_path, canary, judges, alone):
+    (tmp_path / "evaluate.yaml").write_text(yaml.safe_dump({"judges": judges}))
+    settings = read(content | {"canary": canary, "evaluate": str(tmp_path / "evaluate.yaml")})
+    assert settings.trusts_proxy_alone is alone
