@@ -117,7 +117,8 @@ class Users:
             answers = self.store.add_interactions(
                 [
                     Interaction(
-                        prompt=[{"role": "user", "content": f"{prompt[0]['content']} w{self.count % 9}"}],
+                        # As long as those of the other side, which has no log: all of a batch are padded alike.
+                        prompt=prompt,
                         completion=[{"role": "assistant", "content": text}],
                         policy_version="policy-0001",
                         session_id=f"session-{self.count}",
