@@ -56,3 +56,12 @@ def on_every_rank(act: Callable[[], T]) -> T:
 def is_distributed() -> bool:
     """Whether this process is one of several that know each other."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def leave_process_group() -> None:
+    """
+    Leaves the process group at the end of a program, if there is one. A process that ends in it takes down threads
+    that still run, and may abort although all its work is done.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -17,7 +17,7 @@ from .callbacks import StopCallback
 from .checkpoint import last_complete_checkpoint
 from .config import ConfigError, check_config_file
 from .dataset_import import DatasetFormatError, import_dataset, load_hf_dataset
-from .distributed import broadcast_from_main
+from .distributed import broadcast_from_main, leave_process_group
 from .preferences import prompt_dataset
 from .registry import ModelRegistry, RegistryError, copy_model
 from .rewards.scorer import LiveReward
@@ -189,6 +189,7 @@ def launch(main: Callable[[], Any]) -> None:
     """
     try:
         main()
+        leave_process_group()
     except (ConfigError, DatasetFormatError, StoreError, RegistryError) as error:
         sys.exit(f"error: {error}")
 

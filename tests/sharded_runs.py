@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 sys.path.insert(0, str(Path(__file__).parent))
 
 from feedback import WriteEachStep, add_comparisons
+from online_trl.distributed import leave_process_group
 from online_trl.registry import ModelRegistry, RegistryError, copy_model
 from online_trl.rewards.scorer import LiveReward
 from online_trl.store import FeedbackStore
@@ -129,3 +130,4 @@ def main(model, reward, folder):
 
 if __name__ == "__main__":
     main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    leave_process_group()

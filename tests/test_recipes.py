@@ -116,7 +116,7 @@ class Writer(threading.Thread):
 @pytest.mark.parametrize(
     ("recipe", "accelerate_config"),
     # Each recipe once; README's commands and `trainers/test_sharding.py` run them under the other stages.
-    [("online_ppo", "accelerate_zero3_cpu.yaml")],
+    [("online_ppo", "accelerate_ddp_cpu.yaml")],
 )
 def test_two_processes_train_on_one_view_of_a_growing_log(recipe, accelerate_config, tiny_policy, tmp_path):
     config = settings(tmp_path, tiny_policy)
