@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from feedback import add_comparisons
+from online_trl.registry import ModelRegistry
 from online_trl.store import FeedbackStore
 
 ROOT = Path(__file__).parents[2]
@@ -63,3 +64,14 @@ def write_loop(tmp_path, tiny_policy, log):
         return folder / "loop.yaml"
 
     return write
+
+
+@pytest.fixture
+def store(tmp_path):
+    with FeedbackStore(f"sqlite:///{tmp_path / 'log.db'}") as store:
+        yield store
+
+
+@pytest.fixture
+def registry(tmp_path):
+    return ModelRegistry(tmp_path / "registry")

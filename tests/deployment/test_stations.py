@@ -9,20 +9,7 @@ from online_trl.config import ConfigError
 from online_trl.deployment.settings import DeploymentSettings, LaunchSettings, Triggers
 from online_trl.deployment.stations import DeploymentStations, launch_command
 from online_trl.loop import PausedError
-from online_trl.registry import ModelRegistry
-from online_trl.store import FeedbackStore
 from online_trl.types import GateDecision, ModelRole, PolicyDecision, VersionStatus
-
-
-@pytest.fixture
-def store(tmp_path):
-    with FeedbackStore(f"sqlite:///{tmp_path / 'log.db'}") as store:
-        yield store
-
-
-@pytest.fixture
-def registry(tmp_path):
-    return ModelRegistry(tmp_path / "registry")
 
 
 @pytest.fixture

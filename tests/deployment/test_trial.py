@@ -6,22 +6,13 @@ import pytest
 
 from online_trl.canary import CanarySettings, assign
 from online_trl.deployment.trial import CanaryTrial
-from online_trl.registry import ModelRegistry
-from online_trl.store import FeedbackStore
 from online_trl.types import Feedback, FeedbackKind, Interaction, ModelRole, VersionStatus
 
 SETTINGS = CanarySettings(share=0.5, effect=0.2, min_users=5)
 
 
 @pytest.fixture
-def store(tmp_path):
-    with FeedbackStore(f"sqlite:///{tmp_path / 'log.db'}") as store:
-        yield store
-
-
-@pytest.fixture
-def registry(tmp_path):
-    registry = ModelRegistry(tmp_path / "registry")
+def registry(registry):
     for _ in range(2):
         registry.publish(ModelRole.POLICY, lambda folder: (folder / "weights").write_text("w"))
     registry.promote("policy-0001", "the first")
