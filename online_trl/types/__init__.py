@@ -38,6 +38,7 @@ from .log import QuarantineReason as QuarantineReason
 from .log import Scope as Scope
 from .log import Tombstone as Tombstone
 from .statements import PreferencePair as PreferencePair
+from .statements import Provenance as Provenance
 from .statements import Ranking as Ranking
 from .statements import Statement as Statement
 from .statements import UnpairedLabel as UnpairedLabel

@@ -10,28 +10,22 @@ from .log import FeedbackKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PreferencePair:
+class Provenance:
     """
-    Two answers to one prompt, the first preferred, with where that knowledge comes from.
+    Where a statement comes from, and how much it counts.
 
     Args:
-        prompt (`list[Message]`), chosen (`list[Message]`), rejected (`list[Message]`):
-            The row in TRL's conversational preference format.
-        kind ([`FeedbackKind`]):
-            Kind of the feedback it was made from.
         feedback_ids (`tuple[str, ...]`):
             Rows of the log it was made from; none where the conversation's own course told.
         seq (`int`):
             Largest `seq` among the rows, feedback or answers, that made it known.
-        margin (`float`, *optional*):
-            By how much the first was preferred, as in TRL's `margin` column.
         weight (`float`, *optional*, defaults to `1.0`):
-            How much the pair counts, in (0, 1].
+            How much it counts, in (0, 1].
         interaction_ids (`tuple[str, ...]`):
-            The chosen and the rejected answer; one id where the chosen one is a user's rewrite.
+            The answers that it is about.
         voice (`str`):
-            Whose word it is: the user whose statement, or whose going on with the conversation, completed the pair. A
-            row of an imported dataset, which does not say who judged, has a voice of its own.
+            Whose word it is: the user whose statement, or whose going on with the conversation, completed it. A row of
+            an imported dataset, which does not say who judged, has a voice of its own.
         session_ids, user_ids, policy_versions (`tuple[str, ...]`):
             Whom and what it came from, without repeats, sorted.
         said_at (`datetime`, *optional*), answered_at (`datetime`, *optional*):
@@ -39,13 +33,8 @@ class PreferencePair:
             timezone-aware. They default to now.
     """
 
-    prompt: list[Message]
-    chosen: list[Message]
-    rejected: list[Message]
-    kind: FeedbackKind
     feedback_ids: tuple[str, ...]
     seq: int
-    margin: float | None = None
     weight: float = 1.0
     interaction_ids: tuple[str, ...] = ()
     voice: str = ""
@@ -54,6 +43,31 @@ class PreferencePair:
     policy_versions: tuple[str, ...] = ()
     said_at: datetime = field(default_factory=utcnow)
     answered_at: datetime = field(default_factory=utcnow)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferencePair(Provenance):
+    """
+    Two answers to one prompt, the first preferred, with where that knowledge comes from.
+
+    Args:
+        prompt (`list[Message]`), chosen (`list[Message]`), rejected (`list[Message]`):
+            The row in TRL's conversational preference format.
+        kind ([`FeedbackKind`]):
+            Kind of the feedback it was made from.
+        margin (`float`, *optional*):
+            By how much the first was preferred, as in TRL's `margin` column.
+        interaction_ids (`tuple[str, ...]`):
+            The chosen and the rejected answer; one id where the chosen one is a user's rewrite.
+        feedback_ids, seq, weight, voice, session_ids, user_ids, policy_versions, said_at, answered_at:
+            As in [`Provenance`].
+    """
+
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    kind: FeedbackKind
+    margin: float | None = None
 
     @property
     def completions(self) -> list[list[Message]]:
@@ -67,7 +81,7 @@ class PreferencePair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ranking:
+class Ranking(Provenance):
     """
     Answers to one prompt in the order in which somebody put them. A comparison that ended in a tie is the ranking of
     two answers on one rank.
@@ -81,28 +95,20 @@ class Ranking:
             Rank of each answer: 1 is best, equal ranks are ties.
         interaction_ids (`tuple[str, ...]`):
             The answers, in the order of `completions`.
-        kind, feedback_ids, seq, weight, voice, session_ids, user_ids, policy_versions, said_at, answered_at:
+        kind:
             As in [`PreferencePair`].
+        feedback_ids, seq, weight, voice, session_ids, user_ids, policy_versions, said_at, answered_at:
+            As in [`Provenance`].
     """
 
     prompt: list[Message]
     completions: list[list[Message]]
     ranks: tuple[int, ...]
     kind: FeedbackKind
-    feedback_ids: tuple[str, ...]
-    seq: int
-    weight: float = 1.0
-    interaction_ids: tuple[str, ...] = ()
-    voice: str = ""
-    session_ids: tuple[str, ...] = ()
-    user_ids: tuple[str, ...] = ()
-    policy_versions: tuple[str, ...] = ()
-    said_at: datetime = field(default_factory=utcnow)
-    answered_at: datetime = field(default_factory=utcnow)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnpairedLabel:
+class UnpairedLabel(Provenance):
     """
     One answer with a verdict, in TRL's unpaired preference format, with where the verdict comes from.
 
@@ -112,25 +118,15 @@ class UnpairedLabel:
         score (`float`):
             The verdict in [0, 1], of which `label` is `score > 0.5`.
         feedback_ids, seq, weight, interaction_ids, voice, session_ids, user_ids, policy_versions:
-            As in [`PreferencePair`].
+            As in [`Provenance`].
         said_at, answered_at:
-            As in [`PreferencePair`].
+            As in [`Provenance`].
     """
 
     prompt: list[Message]
     completion: list[Message]
     label: bool
     score: float
-    feedback_ids: tuple[str, ...]
-    seq: int
-    weight: float = 1.0
-    interaction_ids: tuple[str, ...] = ()
-    voice: str = ""
-    session_ids: tuple[str, ...] = ()
-    user_ids: tuple[str, ...] = ()
-    policy_versions: tuple[str, ...] = ()
-    said_at: datetime = field(default_factory=utcnow)
-    answered_at: datetime = field(default_factory=utcnow)
 
     @property
     def completions(self) -> list[list[Message]]:
