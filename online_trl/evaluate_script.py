@@ -353,6 +353,6 @@ def _rows(name: str, config: str | None, split: str, count: int | None) -> list[
 def _newest_prompts(store: LogReader, count: int) -> list[list[Message]]:
     found: dict[str, list[Message]] = {}
     for purpose in (Purpose.EVALUATION, Purpose.CHAT):
-        for row in store.interactions(purpose=purpose, newest_first=True, limit=8 * count):
+        for row in store.interactions(purpose=purpose, newest_first=True, limit=8 * count, tokens=False):
             found.setdefault(json.dumps(row.prompt, sort_keys=True), row.prompt)
     return list(found.values())[:count]

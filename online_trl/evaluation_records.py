@@ -1,4 +1,4 @@
-"""Evaluations as plain values, for a registry, a file, or a page."""
+"""Evaluations, and whatever else is measured, as plain values for a registry, a file, or a page."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime
+from enum import Enum
 from typing import Any
 
 from .types import AccuracyPoint, Estimate, EvaluationRecord, PolicyEvaluation
 
 KIND = "evaluator"
 """Kind of the records of a registry that hold an evaluation."""
+KL_KIND = "kl"
+"""Kind of those that hold the KL divergence from the base, where no evaluator measured it."""
 
 _TRENDS = ("accuracy_over_feedback", "accuracy_by_reward_version")
 
@@ -24,7 +27,8 @@ def plain_evaluation(evaluation: PolicyEvaluation) -> dict[str, Any]:
         evaluation ([`~online_trl.types.PolicyEvaluation`]):
             The evaluation.
     """
-    return {**_finite(asdict(evaluation)), "created_at": evaluation.created_at.isoformat()}
+    plain: dict[str, Any] = plain_values(asdict(evaluation))
+    return plain
 
 
 def read_evaluation(plain: Mapping[str, Any]) -> PolicyEvaluation:
@@ -54,11 +58,16 @@ def recorded_evaluations(records: Iterable[EvaluationRecord]) -> list[PolicyEval
     return [read_evaluation(record.figures) for record in records if record.kind == KIND]
 
 
-def _finite(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
+    """Returns a value, with all that is in it, as JSON can hold it; a number that is not known becomes `None`."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: plain_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [plain_values(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Enum):
+        return value.value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

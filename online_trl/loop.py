@@ -23,6 +23,8 @@ BEGIN = "0/begin"
 """The step before the first round."""
 STATIONS = ("collect", "train", "evaluate", "canary", "promote")
 """The steps of a round, in order."""
+STATE_FILE, PROCESSES_FILE, LOCK_FILE = "loop.json", "processes.json", "lock"
+"""In the folder of a loop: its state, how what it keeps up is, and what it holds while it runs."""
 # What was decided in the last rounds is kept: a file that a service of many years rewrites must not grow with them.
 _ROUNDS_KEPT = 1000
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from . import evaluation
 from .evaluation.guards import guard_measurements
-from .evaluation_records import recorded_evaluations
+from .evaluation.opinions import Opinions
+from .evaluation_records import KL_KIND, recorded_evaluations
 from .gates import GuardMeasurement, PromotionThresholds, promotion_gate
 from .reference import ReferencePolicy
 from .registry import ModelRegistry
-from .report.gather import KL_RECORD
 from .store import LogReader
 from .types import EvaluationRecord, GateDecision, Interaction, ModelRole, Purpose, utcnow
 
@@ -43,14 +43,15 @@ class Measurement:
                 What is asked of it.
         """
         live = self.registry.get(candidate).parent or self.base
+        asked = Opinions.read(self.store, Purpose.EVALUATION)
         answers = self._answers(candidate)
         kl = self._kl(answers)
         # For reports, which load no model.
-        self.registry.record_evaluation(candidate, EvaluationRecord(KL_RECORD, utcnow(), {"kl": kl}))
+        self.registry.record_evaluation(candidate, EvaluationRecord(KL_KIND, utcnow(), {"kl": kl}))
         return promotion_gate(
-            win_rate=evaluation.win_rate(self.store, candidate, live),
-            satisfaction=evaluation.satisfaction(self.store, candidate),
-            live_satisfaction=evaluation.satisfaction(self.store, live),
+            win_rate=evaluation.win_rate_of(asked, candidate, live),
+            satisfaction=evaluation.satisfaction_of(asked, candidate),
+            live_satisfaction=evaluation.satisfaction_of(asked, live),
             guards={
                 **self._recorded_guards(candidate, live),
                 "kl": GuardMeasurement(kl, 0.0),

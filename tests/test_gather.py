@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from online_trl.evaluation_records import KL_KIND
 from online_trl.loop import LoopState
 from online_trl.registry import Consumed, ModelRegistry, Sources
 from online_trl.report import Gatherer, dashboard_html, plain_report
-from online_trl.report.gather import KL_RECORD, loop_status
+from online_trl.report.gather import loop_status
 from online_trl.store import FeedbackStore
 from online_trl.types import (
     EvaluationRecord,
@@ -86,7 +87,7 @@ def registry(tmp_path: Path, store: FeedbackStore) -> ModelRegistry:
     )
     registry.promote("reward-0001", "the first one")
     registry.publish(ModelRole.POLICY, write, parent=BASE, reward_versions=("reward-0001",))
-    registry.record_evaluation(BETTER, EvaluationRecord(KL_RECORD, utcnow(), {"kl": 2.5}))
+    registry.record_evaluation(BETTER, EvaluationRecord(KL_KIND, utcnow(), {"kl": 2.5}))
     for number, user in enumerate(USERS):
         pair = [
             answer(store, version, user, purpose=Purpose.EVALUATION, question=f"Question {number}")

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..config import ConfigError
+from ..loop import STATE_FILE
 from ..registry import ModelRegistry
 from ..report import Gatherer, RunReport, console_table
 from ..report.gather import loop_status
@@ -33,7 +34,7 @@ def add_status(parser: argparse.ArgumentParser) -> None:
 def _status(args: argparse.Namespace) -> None:
     loop = None if args.loop is None else loop_status(args.loop)
     if args.loop is not None and loop is None:
-        raise ConfigError(f"`--loop` is {args.loop}, where no loop has begun: it holds no loop.json")
+        raise ConfigError(f"`--loop` is {args.loop}, where no loop has begun: it holds no {STATE_FILE}")
     registry = None if args.registry is None else ModelRegistry(args.registry)
     with open_store(args.store) as store:
         summary = store.summary()

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from ..callbacks import StepProgress
 from ..config import ConfigError
-from ..loop import LoopState, OnlineLoop
+from ..loop import STATE_FILE, LoopState, OnlineLoop
 from ..registry import ModelRegistry, copy_model
 from ..report import Gatherer, RunReport, console_table, write_html, write_json
 from ..report.record import Delay
@@ -161,7 +161,7 @@ def _go_round(
 
 def _open_run(output_dir: Path, settings: dict[str, Any], *, resume: bool) -> LoopState:
     file = output_dir / "settings.json"
-    state = LoopState(output_dir / "loop.json")
+    state = LoopState(output_dir / STATE_FILE)
     if not file.is_file():
         if resume:
             raise ConfigError(f"nothing to resume: {output_dir} holds no run")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from ..config import ConfigError
-from ..loop import LoopState, OnlineLoop, PausedError, StepFailedError
+from ..loop import LOCK_FILE, PROCESSES_FILE, STATE_FILE, LoopState, OnlineLoop, PausedError, StepFailedError
 from ..registry import ModelRegistry
 from ..serving.process import ServerProcess
 from ..stopping import StopSignal
@@ -22,8 +22,6 @@ from .job import Job
 from .keeper import Keepable, Keeper
 from .settings import DeploymentSettings
 from .stations import DeploymentStations, launch_command
-
-STATE_FILE, PROCESSES_FILE = "loop.json", "processes.json"
 
 
 class Supervisor:
@@ -151,7 +149,7 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _claimed_folder(self) -> Iterator[None]:
-        with (self.folder / "lock").open("w") as file:
+        with (self.folder / LOCK_FILE).open("w") as file:
             # Whoever looks whether a loop runs holds it for a moment.
             deadline = time.monotonic() + 1.0
             while not _locks(file):

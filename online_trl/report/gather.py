@@ -16,9 +16,9 @@ from ..config import ConfigError
 from ..estimates import confidence_sequence, win_rate_matrix
 from ..evaluation.judgements import report_opinions
 from ..evaluation.opinions import Opinions
-from ..evaluation_records import recorded_evaluations
+from ..evaluation_records import KL_KIND, recorded_evaluations
 from ..lineage import ingredients, learning_delays
-from ..loop import LoopState
+from ..loop import LOCK_FILE, PROCESSES_FILE, STATE_FILE, LoopState
 from ..preferences import standing_feedback
 from ..registry import ModelRegistry
 from ..store import LogReader
@@ -37,9 +37,6 @@ from ..types import (
 )
 from .record import Ancestor, Delay, FeedbackOrigin, Look, LoopStatus, RunReport
 from .standings import Standings, reward_accuracy
-
-KL_RECORD = "kl"
-"""Kind of the records of a registry that hold the KL divergence from the base, where no evaluator measured it."""
 
 _LOOKS = 10
 _COMPARED = 5
@@ -225,14 +222,14 @@ def loop_status(folder: str | Path) -> LoopStatus | None:
             Its `output_dir`.
     """
     folder = Path(folder)
-    if not (folder / "loop.json").is_file():
+    if not (folder / STATE_FILE).is_file():
         return None
-    is_running = _is_held(folder / "lock")
+    is_running = _is_held(folder / LOCK_FILE)
     try:
-        state = LoopState(folder / "loop.json")
+        state = LoopState(folder / STATE_FILE)
     except ConfigError as error:
         return LoopStatus(round=0, step="unknown", since="", trouble=str(error), is_running=is_running)
-    at, processes = state.content["at"], folder / "processes.json"
+    at, processes = state.content["at"], folder / PROCESSES_FILE
     # Whoever was killed could not write that what it kept up has ended.
     is_kept = is_running is not False and processes.is_file()
     trouble = ""
@@ -264,7 +261,7 @@ def _is_held(lock: Path) -> bool | None:
 
 def _kl(records: Sequence[EvaluationRecord]) -> float:
     measured = [each.figures["kl"].mean for each in recorded_evaluations(records) if "kl" in each.figures]
-    recorded = [float(record.figures["kl"]) for record in records if record.kind == KL_RECORD]
+    recorded = [float(record.figures["kl"]) for record in records if record.kind == KL_KIND]
     return next(iter([*measured[-1:], *recorded[-1:]]), math.nan)
 
 

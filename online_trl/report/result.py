@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
-from datetime import datetime
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from ..evaluation_records import plain_evaluation
+from ..evaluation_records import plain_evaluation, plain_values
 from ..types import Estimate, VersionEvaluation
 from .record import RunReport
 
@@ -113,7 +111,7 @@ def plain_report(report: RunReport) -> dict[str, Any]:
         "latest_seq": report.latest_seq,
         "gathered_at": report.gathered_at,
     }
-    plain: dict[str, Any] = _plain(content)
+    plain: dict[str, Any] = plain_values(content)
     return plain
 
 
@@ -132,15 +130,3 @@ def _version(report: RunReport, row: VersionEvaluation) -> dict[str, Any]:
         "reward_versions": list(row.reward_versions),
         "chats": asdict(row.chats) if row.chats else None,
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, Enum):
-        return value.value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
