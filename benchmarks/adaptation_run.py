@@ -28,7 +28,7 @@ from online_trl.callbacks import RefreshCallback
 from online_trl.data import PreferenceFeed
 from online_trl.demo.stations import TRAINERS
 from online_trl.registry import ModelRegistry
-from online_trl.rewards.refresh import RefreshOutcome
+from online_trl.rewards.outcome import RefreshOutcome
 from online_trl.rewards.schedule import RefreshSchedule
 from online_trl.rewards.scorer import LiveReward
 from online_trl.simulation import helpdesk

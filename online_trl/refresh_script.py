@@ -13,7 +13,8 @@ from .config import ConfigError, RefreshArguments, check_config_file, check_rang
 from .data import PreferenceFeed
 from .distributed import broadcast_from_main
 from .registry import ModelRegistry
-from .rewards.refresh import RefreshOutcome, RewardRefresher, learned_upto
+from .rewards.outcome import RefreshOutcome
+from .rewards.refresh import RewardRefresher, learned_upto
 from .rewards.reward_trainer import OnlineRewardConfig
 from .rewards.schedule import RefreshSchedule
 from .rewards.scorer import LiveReward

@@ -26,7 +26,8 @@ from .data import OnlineDataCollator, PreferenceFeed
 from .distributed import broadcast_from_main
 from .prompts import PromptLimit
 from .rewards.nesting import nested_trainer
-from .rewards.refresh import RefreshOutcome, RewardRefresher, learned_upto
+from .rewards.outcome import RefreshOutcome
+from .rewards.refresh import RewardRefresher, learned_upto
 from .rewards.reward_trainer import OnlineRewardConfig
 from .rewards.schedule import RefreshSchedule
 from .rewards.scorer import VERSION_METRIC, LiveReward, version_number

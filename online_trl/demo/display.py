@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ..loop import BEGIN, STATIONS, LoopState
-from ..rewards.refresh import RefreshOutcome
+from ..rewards.outcome import RefreshOutcome
 
 # What each step takes, roughly, in seconds on two cores: only the time to go is estimated from it.
 _EXPECTED_SECONDS = {

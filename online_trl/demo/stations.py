@@ -24,7 +24,7 @@ from ..measurement import Measurement
 from ..ppo import OnlinePPOConfig, OnlinePPOTrainer
 from ..preferences import prompt_dataset
 from ..registry import ModelRegistry, RegistryError, copy_model
-from ..rewards.refresh import RefreshOutcome
+from ..rewards.outcome import RefreshOutcome
 from ..rewards.scorer import LiveReward
 from ..store import FeedbackStore
 from ..types import ModelRole, ModelVersion, PolicyDecision, Purpose, VersionStatus

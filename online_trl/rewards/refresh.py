@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,15 +29,14 @@ from trl import RewardTrainer
 from ..config import RefreshArguments
 from ..preferences import PreferenceBatch, cap_user_shares, statement_dataset
 from ..registry import Consumed, ModelRegistry, Sources, copy_model
-from ..types import GateDecision, ModelRole, Statement, UnpairedLabel, VersionStatus, utcnow
+from ..types import ModelRole, Statement, VersionStatus, utcnow
 from .anchors import renew_anchors
-from .calibration import Calibration
 from .collapse import Audit, find_collapse
-from .drift import DriftAlarm, DriftDetector
-from .judgement import Judgement, judge, mean_scores
-from .judging import correctness, judging_weights
-from .memory import Ages, ChangePoint, Recency, StatementMemory, ages
+from .drift_watch import DriftWatch, change_from_plain, plain_change
+from .judgement import Judgement, judge
+from .memory import ChangePoint, Recency, StatementMemory, ages
 from .nesting import nested_trainer
+from .outcome import RefreshOutcome, version_metrics, version_record
 from .reward_model import adapter_to_continue
 from .reward_trainer import OnlineRewardConfig, OnlineRewardTrainer, save_merged
 from .scorer import LiveReward
@@ -47,56 +46,7 @@ logger = logging.getLogger(__name__)
 RESTARTED = "restarted"
 # After so many refusals in a row, going on from the live version leads nowhere.
 _PATIENCE = 2
-# A change that no version does better on within so many refreshes was none.
-_CONFIRMED_WITHIN = 3
-# As many statements as the test for drift looks back on.
-_HEARD = 2000
 _DECIDED = (VersionStatus.LIVE, VersionStatus.RETIRED, VersionStatus.REFUSED)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefreshOutcome:
-    """
-    What a refresh led to.
-
-    Args:
-        version (`str`):
-            The version that was published.
-        decision ([`~online_trl.types.GateDecision`]):
-            Whether it went into service, and why.
-        trained_on (`dict[str, int]`):
-            Statements that it was trained on, by what they are: `PreferencePair`, `Ranking`, `UnpairedLabel`.
-        heldout (`int`):
-            Statements that it was judged by.
-        accuracy (`float`):
-            How often it is right about them.
-        ece (`float`):
-            Expected calibration error on the pairs among them.
-        ages ([`~online_trl.rewards.memory.Ages`]):
-            How old the statements were that it was trained on.
-        restarted (`str`, *optional*):
-            Why it was made anew from the initial model, if it was.
-        drift (`str`, *optional*):
-            The change of what people want that was noticed since the refresh before.
-        seconds (`float`):
-            How long the refresh took.
-    """
-
-    version: str
-    decision: GateDecision
-    trained_on: dict[str, int]
-    heldout: int
-    accuracy: float
-    ece: float
-    ages: Ages
-    restarted: str | None = None
-    drift: str | None = None
-    seconds: float
-
-    @property
-    def statements(self) -> int:
-        """How many statements it was trained on."""
-        return sum(self.trained_on.values())
 
 
 class RewardRefresher:
@@ -142,13 +92,9 @@ class RewardRefresher:
         self.broadcast: Callable[[Callable[[], Any]], Any] = broadcast or (lambda read: read())
         self.seed = seed
         self.memory = make_memory(self.settings, seed)
-        self.detector = DriftDetector()
-        self.alarm: DriftAlarm | None = None
-        # Refreshes in which a change that was noticed may still be confirmed by a version that does better.
-        self._unconfirmed = 0
-        self._withdrawn: set[str] = set()
-        self._heard: list[tuple[int, datetime]] = []
         self.memory.change = self.broadcast(self._known_change)
+        self.drift = DriftWatch(self.memory)
+        self._withdrawn: set[str] = set()
 
     @property
     def is_ready(self) -> bool:
@@ -172,13 +118,8 @@ class RewardRefresher:
         Returns:
             `bool`: Whether it does so much worse than before that people must have changed.
         """
-        alarm, at = self.broadcast(lambda: self._listen(batch))
-        if alarm is None:
-            return False
-        logger.warning("drift: %s", alarm.reason)
-        self.alarm, self._unconfirmed = alarm, _CONFIRMED_WITHIN
-        self.memory.change = ChangePoint(alarm.change_seq, at)
-        return True
+        noticed = self.broadcast(lambda: self.drift.listen(batch, self.live.scorer))
+        return self.drift.take_up(noticed)
 
     def refresh(self, batch: PreferenceBatch) -> RefreshOutcome:
         """
@@ -216,71 +157,27 @@ class RewardRefresher:
             outcome: RefreshOutcome = self.broadcast(lambda: self._publish(candidate, started))
         if outcome.decision.accepted:
             self.live.load(outcome.version)
-        self._settle_change(judgement)
+        self.drift.settle(confirmed=judgement.confirms_change)
         logger.info("%s: %s", outcome.version, outcome.decision.reason)
         return outcome
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a resumed run needs beside the log and the registry, as plain values."""
-        return {
-            "detector": self.detector.state_dict(),
-            "change": _plain_change(self.memory.change),
-            "alarm": None if self.alarm is None else asdict(self.alarm),
-            "unconfirmed": self._unconfirmed,
-            "withdrawn": sorted(self._withdrawn),
-            "heard": [[seq, at.isoformat()] for seq, at in self._heard],
-        }
+        return {"drift": self.drift.state_dict(), "withdrawn": sorted(self._withdrawn)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes back to the state of a checkpoint."""
-        self.detector.load_state_dict(state["detector"])
-        alarm = state["alarm"]
-        self.memory.change = _change(state["change"])
-        self.alarm = None if alarm is None else DriftAlarm(**alarm)
-        self._unconfirmed, self._withdrawn = state["unconfirmed"], set(state["withdrawn"])
-        self._heard = [(seq, datetime.fromisoformat(at)) for seq, at in state["heard"]]
+        self.drift.load_state_dict(state["drift"])
+        self._withdrawn = set(state["withdrawn"])
 
     @property
     def _starts_anew(self) -> bool:
         return self.settings.refresh_start == "initial" or not self.is_ready
 
-    def _listen(self, batch: PreferenceBatch) -> tuple[DriftAlarm | None, datetime | None]:
-        # What counts again after something was taken back has been heard before.
-        new = [each for each in batch.statements if each.seq > batch.after]
-        scorer = self.live.scorer
-        if scorer is None or not new:
-            return None, None
-        self._heard = [*self._heard, *((each.seq, each.said_at) for each in new)][-_HEARD:]
-        # Verdicts are judged against each other, and there may be few of the other kind among the newest.
-        old = [each for each in self.memory.heldout() if isinstance(each, UnpairedLabel)]
-        both = [*old, *new]
-        correct = correctness(both, mean_scores(scorer, both))[len(old) :]
-        weights = judging_weights(both)[len(old) :]
-        alarm = self.detector.update(correct, [each.seq for each in new], weights)
-        if alarm is None:
-            return None, None
-        return alarm, min(at for seq, at in self._heard if seq >= alarm.change_seq)
-
-    def _settle_change(self, judgement: Judgement) -> None:
-        """People have changed if a version does better on what they say since; if none does in time, they have not."""
-        self.alarm = None
-        if judgement.confirms_change:
-            self._unconfirmed = 0
-        elif self._unconfirmed:
-            self._unconfirmed -= 1
-            if not self._unconfirmed:
-                since = self.memory.change.seq if self.memory.change is not None else None
-                logger.warning("no version does better on what people say since row %s", since)
-                self.memory.change = None
-
-    def _confirmed_change(self, judgement: Judgement) -> dict[str, Any] | None:
-        is_certain = judgement.confirms_change or not self._unconfirmed
-        return _plain_change(self.memory.change) if is_certain else None
-
     def _known_change(self) -> ChangePoint | None:
         """The change that the newest version knew of: a run that begins goes on from there."""
         versions = [each for each in self.registry.versions(ModelRole.REWARD) if each.status in _DECIDED]
-        return _change(versions[-1].config.get("change")) if versions else None
+        return change_from_plain(versions[-1].config.get("change")) if versions else None
 
     def _rows(self, batch: PreferenceBatch, *, restart: bool) -> list[Statement]:
         # The newest word is the present: a resumed run weighs ages as the one that it goes on from.
@@ -310,7 +207,7 @@ class RewardRefresher:
         start = self.base_model if live is None or adapter is not None else str(live)
         with nested_trainer():
             args = self.make_args()
-            args.reinit_head |= self.settings.refresh_drift_reinit_head and self.alarm is not None
+            args.reinit_head |= self.settings.refresh_drift_reinit_head and self.drift.alarm is not None
             trainer = OnlineRewardTrainer(
                 model=start,
                 args=args,
@@ -342,10 +239,10 @@ class RewardRefresher:
             candidate,
             live,
             anchors,
-            self._capped(self.memory.heldout(before_change=self._unconfirmed > 0)),
+            self._capped(self.memory.heldout(before_change=self.drift.is_unconfirmed)),
             self._capped(self.memory.audit_set()),
             threshold=threshold,
-            since_change=self._capped(self.memory.heldout()) if self._unconfirmed else None,
+            since_change=self._capped(self.memory.heldout()) if self.drift.is_unconfirmed else None,
         )
         judgement.standard.write(folder)
         audit = Audit("the candidate", judgement.audit_accuracy, judgement.audited, judgement.spread)
@@ -390,7 +287,7 @@ class RewardRefresher:
             ece=judgement.pair_calibration.ece,
             ages=ages(candidate.rows, upto=batch.upto, now=now),
             restarted=candidate.restarted,
-            drift=None if self.alarm is None else self.alarm.reason,
+            drift=None if self.drift.alarm is None else self.drift.alarm.reason,
             seconds=time.monotonic() - started,
         )
         anchors = judgement.standard.anchor_set.sources
@@ -400,8 +297,11 @@ class RewardRefresher:
             copy_model(candidate.folder),
             parent=self.live.version,
             feedback_interval=(batch.after, batch.upto),
-            metrics=_metrics(outcome, judgement),
-            config={**_record(outcome, judgement), "change": self._confirmed_change(judgement)},
+            metrics=version_metrics(outcome, judgement),
+            config={
+                **version_record(outcome, judgement),
+                "change": plain_change(self.drift.certain_change(confirmed=judgement.confirms_change)),
+            },
         )
         settle = self.registry.promote if outcome.decision.accepted else self.registry.refuse
         settle(version.name, outcome.decision.reason)
@@ -427,14 +327,6 @@ def learned_upto(registry: ModelRegistry) -> int:
     return max((version.feedback_interval[1] for version in versions if version.feedback_interval), default=0)
 
 
-def _plain_change(change: ChangePoint | None) -> dict[str, Any] | None:
-    return None if change is None else {"seq": change.seq, "at": change.at.isoformat()}
-
-
-def _change(plain: dict[str, Any] | None) -> ChangePoint | None:
-    return None if plain is None else ChangePoint(plain["seq"], datetime.fromisoformat(plain["at"]))
-
-
 def make_memory(settings: RefreshArguments, seed: int) -> StatementMemory:
     """Makes the memory that goes with the settings of the refreshes."""
     return StatementMemory(
@@ -447,40 +339,6 @@ def make_memory(settings: RefreshArguments, seed: int) -> StatementMemory:
         ),
         seed=seed,
     )
-
-
-def _metrics(outcome: RefreshOutcome, judgement: Judgement) -> dict[str, float]:
-    return {
-        "reward_accuracy": outcome.accuracy,
-        "heldout_statements": float(outcome.heldout),
-        "statements": float(outcome.statements),
-        "audit_accuracy": judgement.audit_accuracy,
-        "audit_statements": float(judgement.audited),
-        "anchor_spread": judgement.spread,
-        "ece": outcome.ece,
-        "label_ece": judgement.label_calibration.ece,
-        "age_rows": outcome.ages.rows.median,
-        "age_hours": outcome.ages.hours.median,
-        "delay_hours": outcome.ages.delay_hours.median,
-        "refresh_seconds": outcome.seconds,
-    }
-
-
-def _record(outcome: RefreshOutcome, judgement: Judgement) -> dict[str, Any]:
-    return {
-        "trained_on": outcome.trained_on,
-        "ages": asdict(outcome.ages),
-        "pair_calibration": _bins(judgement.pair_calibration),
-        "label_calibration": _bins(judgement.label_calibration),
-        "anchor_set": judgement.standard.anchor_set.version,
-        "drift": outcome.drift,
-        "restarted": outcome.restarted,
-    }
-
-
-def _bins(calibration: Calibration) -> list[dict[str, float]]:
-    """The reliability plot, as plain values."""
-    return [asdict(each) for each in calibration.bins]
 
 
 def _release(trainer: RewardTrainer) -> None:

@@ -163,14 +163,14 @@ def test_a_change_of_taste_is_noticed_and_followed(make, live):
     assert outcome.decision.reason.startswith("accepted: people have changed")
     assert make().memory.change == refresher.memory.change
     assert truth(live, **turned) > 0.8
-    assert refresher.alarm is None
+    assert refresher.drift.alarm is None
 
 
 def test_a_version_that_collapses_is_made_anew_from_the_initial_model(make, live, registry):
     refresher = make(settings={"refresh_replay": 1.0})
     refresher.refresh(pairs(1, 200))
     ruined = make(settings={"refresh_replay": 1.0}, reinit_head=True, learning_rate=0.0)
-    ruined.memory = refresher.memory
+    ruined.remember(pairs(1, 200))
     ruined_args, sound_args = ruined.make_args, refresher.make_args
     used = iter([ruined_args, sound_args])
     ruined.make_args = lambda: next(used)()
@@ -188,7 +188,7 @@ def test_where_a_refresher_is_comes_back_with_a_checkpoint(refresher, make):
     resumed = make()
     resumed.load_state_dict(refresher.state_dict())
     assert resumed.state_dict() == refresher.state_dict()
-    assert resumed.memory.change == ChangePoint(refresher.alarm.change_seq, resumed.memory.change.at)
+    assert resumed.memory.change == ChangePoint(refresher.drift.alarm.change_seq, resumed.memory.change.at)
     assert resumed.memory.change.at > START
 
 
@@ -282,7 +282,7 @@ def test_a_refresh_can_start_from_the_initial_model_and_from_a_new_head(make, li
     refresher = make(settings={"refresh_start": "initial", "refresh_anchors": 10, "refresh_drift_reinit_head": True})
     assert refresher.refresh(pairs(1, 60)).decision.accepted
     assert len(live.scorer.standard.anchor_set.anchors) == 10
-    refresher.alarm = DriftAlarm(change_seq=61, seen_seq=80, before=0.9, after=0.4, rows=20)
+    refresher.drift.alarm = DriftAlarm(change_seq=61, seen_seq=80, before=0.9, after=0.4, rows=20)
     outcome = refresher.refresh(pairs(61, 60))
     assert outcome.statements + outcome.heldout == 120
     assert (outcome.restarted, truth(live) > 0.9) == (None, True)
