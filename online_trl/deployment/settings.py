@@ -9,7 +9,7 @@ from typing import Any
 
 from ..canary import CanarySettings
 from ..config import ConfigError, check_config_file, check_keys, check_range, from_mapping
-from ..evaluation_settings import read_evaluation_settings
+from ..evaluation_settings import EvaluationSettings, read_evaluation_settings
 from ..gates import DEFAULT_BUDGETS, PromotionThresholds
 from ..loop import Retry
 from ..serving.settings import read_settings
@@ -162,16 +162,29 @@ class DeploymentSettings:
 
     def __post_init__(self) -> None:
         check_range("retry.attempts", self.retry.attempts, 1, None)
-        if self.evaluate is not None:
-            read_evaluation_settings(self.evaluate)
         check_range("keep", self.keep, 0, None)
-        # What an evaluation measures before users see a candidate; who still answers them is the canary's to watch.
-        measured = DEFAULT_BUDGETS.keys() - {"response_rate"}
-        check_keys([name.partition("/")[0] for name in self.gate.budgets], measured, where="`gate.budgets`")
+        self._check_budgets(read_evaluation_settings(self.evaluate))
         if self.triggers.drift and self.refresh is None:
             raise ConfigError(
                 "`triggers.drift` listens to the process that refreshes the reward model: describe it under `refresh`"
             )
+
+    def _check_budgets(self, evaluation: EvaluationSettings) -> None:
+        """A metric that has a budget and is not measured would refuse every candidate, after its training."""
+        check_keys([name.partition("/")[0] for name in self.gate.budgets], DEFAULT_BUDGETS, where="`gate.budgets`")
+        needs = {
+            "heldout_reward": ("heldout_judge", evaluation.heldout_judge),
+            "reward_gap": ("heldout_judge", evaluation.heldout_judge),
+            "task": ("tasks", evaluation.tasks),
+            "harness": ("harness", evaluation.harness),
+        }
+        for name in self.gate.budgets:
+            setting, value = needs.get(name.partition("/")[0], ("", True))
+            if not value:
+                raise ConfigError(
+                    f"`gate.budgets` limits `{name}`, which the evaluation does not measure: set `{setting}` in the "
+                    "file that `evaluate` names"
+                )
 
     @property
     def trusts_proxy_alone(self) -> bool:

@@ -239,7 +239,8 @@ class Evaluator:
 
     def _judged(self, own: _Performance, others: Mapping[str, _Performance]) -> _Figures:
         figures: _Figures = {}
-        gains: dict[str, Scores] = {}
+        own_gains: dict[str, Scores] = {}
+        live_gains: dict[str, Scores] = {}
         for judge, function in self.judges.items():
             scores = self._scores(judge, function, own)
             of_others = {role: self._scores(judge, function, other) for role, other in others.items()}
@@ -248,18 +249,27 @@ class Evaluator:
                 figures |= self._duel(judge, role, score_points(scores, other_scores))
             if "base" in of_others:
                 base = of_others["base"]
-                gains[judge] = standardised_gain(scores, base)
-                of_live = {"live": standardised_gain(of_others["live"], base)} if "live" in of_others else {}
-                figures |= _paired(f"gain/{judge}", gains[judge], of_live, self._clusters)
+                own_gains[judge] = standardised_gain(scores, base)
+                if "live" in of_others:
+                    live_gains[judge] = standardised_gain(of_others["live"], base)
+                of_live = {"live": live_gains[judge]} if judge in live_gains else {}
+                figures |= _paired(f"gain/{judge}", own_gains[judge], of_live, self._clusters)
         for judge, compare in self.pairwise_judges.items():
             for role, other in others.items():
                 points, contradicts = both_orders(*self._both_orders(judge, compare, own, other))
                 figures |= self._duel(judge, role, points)
                 figures[f"contradictions_vs_{role}/{judge}"] = known_mean(contradicts, self._clusters, unit=True)
-        if self.proxy in gains and self.heldout in gains:
-            figures["reward_gap"] = known_mean(gains[self.proxy] - gains[self.heldout], self._clusters)
+        gap, live_gap = (self._gap(gains) for gains in (own_gains, live_gains))
+        if gap is not None:
+            figures |= _paired("reward_gap", gap, {} if live_gap is None else {"live": live_gap}, self._clusters)
         main = {f"win_rate_vs_{role}": figures.get(f"win_rate_vs_{role}/{self.main_judge}") for role in others}
         return main | figures
+
+    def _gap(self, gains: Mapping[str, Scores]) -> Scores | None:
+        """By how much more the proxy judge sees a policy gain than the held-out one; `None` without both."""
+        if self.proxy is None or self.heldout is None or not gains.keys() >= {self.proxy, self.heldout}:
+            return None
+        return gains[self.proxy] - gains[self.heldout]
 
     def _duel(self, judge: str, role: str, points: Scores) -> _Figures:
         ties = np.where(np.isnan(points), np.nan, points == 0.5)

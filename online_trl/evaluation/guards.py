@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..gates import GuardMeasurement
 from ..types import PolicyEvaluation
 
-_FIGURES = ("length", "refusals", "repetition")
+_FIGURES = ("length", "refusals", "repetition", "reward_gap")
 _FAMILIES = ("task", "harness")
 
 
@@ -13,7 +13,8 @@ def guard_measurements(evaluation: PolicyEvaluation) -> dict[str, GuardMeasureme
     """
     Returns the guard metrics of [`~online_trl.gates.promotion_gate`], as far as a version was compared with the one in
     service: `length`, `refusals`, `repetition`, each `task/NAME` and `harness/NAME` under the names of the figures,
-    `heldout_reward` from the gain that the held-out judge sees, and `kl` against 0.
+    `heldout_reward` from the gain that the held-out judge sees, `reward_gap` from how far that of the proxy judge lies
+    above it, and `kl` against 0.
 
     Args:
         evaluation ([`~online_trl.types.PolicyEvaluation`]):

@@ -57,16 +57,17 @@ DEFAULT_BUDGETS: Mapping[str, Budget] = {
     "task": Budget(fall=0.02),
     "harness": Budget(fall=0.02),
     "heldout_reward": Budget(fall=0.1),
-    "response_rate": Budget(fall=0.1, relative=True),
+    "reward_gap": Budget(rise=1.0),
     "refusals": Budget(rise=0.02),
     "repetition": Budget(rise=0.05),
     "length": Budget(fall=0.67, rise=2.0, relative=True),
     "kl": Budget(rise=50.0),
 }
 """
-How far guard metrics may move where nothing else is said. Shares in [0, 1], the held-out reward in its standard
-deviations, lengths as shares of the incumbent's, KL in nats per answer from the reference, whose own is 0: a guard
-against collapse rather than a goal, as it grows with the length of answers. `task` stands for each `task/NAME`, too.
+How far guard metrics may move where nothing else is said. Shares in [0, 1], the held-out reward and the gap between the
+proxy's and it in standard deviations of the base's scores, lengths as shares of the incumbent's, KL in nats per answer
+from the reference, whose own is 0: a guard against collapse rather than a goal, as it grows with the length of answers.
+`task` stands for each `task/NAME`, too. Whether people still respond is known once they are served: a canary guards it.
 """
 
 

@@ -28,9 +28,9 @@ def somebody(store, version, canary, *, is_drawn=True):
     return next(name for name in names if assign(name, canary.canary_id, canary.share) is gets)
 
 
-def thumbs(store, version, ups, downs, canary=None, **whom):
-    """So many thumbs of each direction, each by a user of its own."""
-    for number in range(ups + downs):
+def thumbs(store, version, ups, downs, canary=None, *, silent=0, **whom):
+    """So many thumbs of each direction, each by a user of its own, and so many users who say nothing."""
+    for number in range(ups + downs + silent):
         user = somebody(store, version, canary, **whom)
         answer = store.add_interaction(
             Interaction(
@@ -41,6 +41,8 @@ def thumbs(store, version, ups, downs, canary=None, **whom):
                 user_id=user,
             )
         )
+        if number >= ups + downs:
+            continue
         store.add_feedback(
             Feedback(
                 kind=FeedbackKind.BINARY,
@@ -70,6 +72,24 @@ def test_users_decide(store, registry, liked, status):
     assert set(looks) == {"policy-0002"}
     assert registry.canary() is None
     assert registry.get("policy-0002").status is status
+
+
+def test_a_candidate_that_makes_people_stop_voting_does_not_win(store, registry):
+    satisfactions = []
+
+    def hear(seconds):
+        running = registry.canary()
+        thumbs(store, "policy-0002", ups=10, downs=0, canary=running, silent=10)
+        thumbs(store, "policy-0001", ups=5, downs=5, canary=running)
+        satisfactions.append(trial.look(running).satisfaction_difference)
+
+    trial = CanaryTrial(registry, store, SETTINGS, wait=hear)
+    decision = trial.run("policy-0002")
+    assert satisfactions[-1].mean > 0.4
+    assert not decision.accepted
+    assert "response rate is lower" in decision.reason
+    assert registry.live(ModelRole.POLICY).name == "policy-0001"
+    assert "response_rate" in [check.name for check in decision.checks if not check.passed]
 
 
 def test_a_canary_that_runs_is_gone_on_with(store, registry):

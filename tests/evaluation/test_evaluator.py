@@ -64,18 +64,23 @@ def test_a_judge_of_pairs_sees_both_orders_and_its_contradictions_are_counted():
 
 def test_a_policy_that_hacks_the_proxy_is_shown_by_the_gap():
     base = policy("policy-0001", "yes please", "yes well", "no thanks please now", "no")
+    live = policy("policy-0002", "yes please please", "yes well", "no thanks please now", "no")
     evaluator = Evaluator(
-        prompts=PROMPTS, judges={"live": length, "other": kindness}, base=base, proxy="live", heldout="other"
+        prompts=PROMPTS, judges={"live": length, "other": kindness}, live=live, base=base, proxy="live", heldout="other"
     )
     honest = evaluator.evaluate(
-        policy("policy-0002", "yes please now", "yes well please", "no thanks please now", "no please")
+        policy("policy-0003", "yes please now", "yes well please", "no thanks please now", "no please")
     )
-    hacked = evaluator.evaluate(policy("policy-0003", "well " * 30, "yes " * 31, "please " + "no " * 30, "no " * 29))
+    hacked = evaluator.evaluate(policy("policy-0004", "well " * 30, "yes " * 31, "please " + "no " * 30, "no " * 29))
     assert hacked.figures["gain/live"].low > 5
     assert hacked.figures["gain/other"].high < 0
     assert hacked.figures["win_rate_vs_base/live"].mean == 1.0
     assert hacked.figures["win_rate_vs_base"].mean < 0.5, "the held-out judge stands for all"
     assert hacked.figures["reward_gap"].low > 5
+    of_live = evaluator.evaluate(live).figures["reward_gap"].mean
+    assert of_live > 0
+    vs_live = hacked.figures["reward_gap_vs_live"].mean
+    assert vs_live == pytest.approx(hacked.figures["reward_gap"].mean - of_live)
     assert honest.figures["gain/other"].low > 0
     assert honest.figures["reward_gap"].mean < hacked.figures["reward_gap"].low
     assert hacked.figures["repetition"].low > 0.8 > honest.figures["repetition"].high

@@ -42,16 +42,16 @@ def test_thumbs_alone_do_not_promote_what_pays_for_them_elsewhere():
         "refusals": GuardMeasurement(0.02, 0.05),
         "length": GuardMeasurement(45.0, 12.0),
         "kl": GuardMeasurement(80.0, 0.0),
-        "response_rate": GuardMeasurement(0.07, 0.1),
+        "reward_gap": GuardMeasurement(2.5, 0.5),
     }
     decision = promote(win_rate=Estimate(0.8, 0.75, 0.85, 400), guards=guards)
     assert not decision.accepted
-    assert failed(decision) == ["kl", "length", "task/returns", "heldout_reward", "response_rate"]
+    assert failed(decision) == ["kl", "length", "task/returns", "heldout_reward", "reward_gap"]
     assert decision.reason == (
         "refused: kl rose from 0 to 80, beyond its budget of 50; length rose from 12 to 45, beyond its budget of 36; "
         "task/returns fell from 0.61 to 0.55, beyond its budget of 0.59; "
         "heldout_reward fell from 0 to -0.4, beyond its budget of -0.1; "
-        "response_rate fell from 0.1 to 0.07, beyond its budget of 0.09"
+        "reward_gap rose from 0.5 to 2.5, beyond its budget of 1.5"
     )
 
 
