@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from online_trl.canary import CanarySettings, Lead
+from online_trl.canary import CanarySettings, Lead, Standing
 from online_trl.estimates.users import ClusteredMean, UserTotals, clustered_mean
 
 BASE = 0.6
@@ -98,8 +98,9 @@ def play(
     for look in range(1, looks + 1):
         candidate.answer(rng, round(per_look * settings.share), look / looks)
         incumbent.answer(rng, per_look - round(per_look * settings.share), look / looks)
-        better, worse, naive = verdicts(candidate, incumbent, settings)
-        fooled[open_rows] |= naive
+        standing = standing_of(candidate, incumbent, settings)
+        better, worse = standing.is_better, standing.is_worse
+        fooled[open_rows] |= passes_fixed_test(standing.leads["satisfaction"], settings)
         ends[open_rows[better]], ends[open_rows[worse]] = 1, -1
         taken[open_rows[better | worse]] = look * LOOK
         going = ~(better | worse)
@@ -111,19 +112,18 @@ def play(
     return ends, taken, fooled
 
 
-def verdicts(
-    candidate: Group, incumbent: Group, settings: CanarySettings
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `decide_canary` says of thumbs alone, and what a test for a fixed sample says."""
-    lead = Lead.between(candidate.score, incumbent.score)
-    rates = candidate.response, incumbent.response
-    responses = Lead.between(*rates, least=1 - settings.response_budget)
-    worse = lead.mean + lead.reach(settings.false_rollback_rate / 2, settings) < 0
-    worse |= responses.mean + responses.reach(settings.false_rollback_rate / 2, settings) < 0
-    keeps_responses = rates[0].mean >= (1 - settings.response_budget) * rates[1].mean
-    better = lead.mean - lead.reach(settings.false_promotion_rate, settings) > 0
-    naive = (lead.users >= settings.min_users) & (lead.mean > Z * np.sqrt(lead.variance))
-    return better & keeps_responses & ~worse, worse, naive
+def standing_of(candidate: Group, incumbent: Group, settings: CanarySettings) -> Standing:
+    """Returns how each candidate stands, by thumbs alone."""
+    return Standing.of(
+        scores=(candidate.score, incumbent.score),
+        responses=(candidate.response, incumbent.response),
+        settings=settings,
+    )
+
+
+def passes_fixed_test(lead: Lead, settings: CanarySettings) -> np.ndarray:
+    """Returns which candidates a test for a fixed sample would promote."""
+    return (lead.users >= settings.min_users) & (lead.mean > Z * np.sqrt(lead.variance))
 
 
 def measure(share: float, effect: float, *, runs: int, max_judgements: int) -> Line:

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .config import ConfigError, check_range
 from .estimates.fixed import student_t_of
 from .estimates.sequential import critical_value
 from .estimates.users import ClusteredMean, Floats, clustered_mean, user_totals
 from .types import CanaryAction, CanaryDecision, CanaryFeedback, Estimate, GateCheck, Judgements
+
+Booleans = NDArray[np.bool_]
 
 _UNIT = (0.0, 1.0)
 _IMAGINARY = 2.0
@@ -123,32 +126,27 @@ def decide_canary(feedback: CanaryFeedback, *, settings: CanarySettings, hours: 
         [`~online_trl.types.CanaryDecision`]: What to do, and why.
     """
     candidate, incumbent = feedback.candidate, feedback.incumbent
-    leads = {"satisfaction": Lead.between(_mean(candidate.scores), _mean(incumbent.scores))}
-    if settings.comparisons:
-        leads["win_rate"] = Lead.over_even(_mean(feedback.comparisons))
     responses = (_mean(candidate.responses), _mean(incumbent.responses))
-    tested = {**leads, "response_rate": Lead.between(*responses, least=1 - settings.response_budget)}
-    better = {name: _is_better(name, lead, len(leads), settings) for name, lead in leads.items()}
-    worse = {name: _is_not_worse(name, lead, len(tested), settings) for name, lead in tested.items()}
-    guard = _response_guard(*responses, settings)
-    judgements = len(candidate.scores.values) + len(incumbent.scores.values)
-    action, why = _settle(
-        better=[name for name, check in better.items() if check.passed],
-        worse=[name for name, check in worse.items() if not check.passed],
-        keeps_responses=guard.passed,
-        is_over=judgements >= settings.max_judgements or hours >= settings.max_hours,
+    standing = Standing.of(
+        scores=(_mean(candidate.scores), _mean(incumbent.scores)),
+        responses=responses,
+        comparisons=_mean(feedback.comparisons),
+        settings=settings,
     )
-    checks = (*better.values(), *worse.values(), guard)
-    difference = _ends(leads["satisfaction"], better["satisfaction"], worse["satisfaction"], judgements)
+    judgements = len(candidate.scores.values) + len(incumbent.scores.values)
+    is_over = judgements >= settings.max_judgements or hours >= settings.max_hours
+    action, why = _settle(standing, is_over=is_over)
+    checks = _checks(standing)
+    difference = _ends(standing, "satisfaction", judgements)
     preferred = None
     if settings.comparisons:
-        lead = _ends(leads["win_rate"], better["win_rate"], worse["win_rate"], len(feedback.comparisons.values))
+        lead = _ends(standing, "win_rate", len(feedback.comparisons.values))
         preferred = Estimate(lead.mean + 0.5, max(0.0, lead.low + 0.5), min(1.0, lead.high + 0.5), lead.n)
     return CanaryDecision(
         action=action,
-        reason=f"{why}: {_words(difference, preferred, guard)}",
+        reason=f"{why}: {_words(difference, preferred, checks[-1])}",
         satisfaction_difference=difference,
-        response_rate=guard.value,
+        response_rate=float(responses[0].mean),
         live_response_rate=float(responses[1].mean),
         win_rate=preferred,
         checks=checks,
@@ -198,6 +196,69 @@ class Lead:
         return np.where(is_enough, widened * np.sqrt(variance), np.inf)
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """
+    How a candidate stands beside the incumbent, of one canary or of many at once.
+
+    Args:
+        leads (`Mapping[str, Lead]`):
+            How far it is ahead in what users say: `satisfaction`, and `win_rate` if comparisons count.
+        low (`Mapping[str, array of shape (...)]`), high (`Mapping[str, array of shape (...)]`):
+            How far it is ahead at least and at most. `high` has `response_rate` too, of which a budget may be lost.
+        response_rate (array of shape `(...)`), least_response_rate (array of shape `(...)`):
+            Share of its answers that got a response, and what is asked of it.
+    """
+
+    leads: Mapping[str, Lead]
+    low: Mapping[str, Floats]
+    high: Mapping[str, Floats]
+    response_rate: Floats
+    least_response_rate: Floats
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        scores: tuple[ClusteredMean, ClusteredMean],
+        responses: tuple[ClusteredMean, ClusteredMean],
+        comparisons: ClusteredMean | None = None,
+        settings: CanarySettings,
+    ) -> Standing:
+        """What the means of both, the candidate's first, amount to."""
+        leads = {"satisfaction": Lead.between(*scores)}
+        if settings.comparisons and comparisons is not None:
+            leads["win_rate"] = Lead.over_even(comparisons)
+        least = 1 - settings.response_budget
+        tested = {**leads, "response_rate": Lead.between(*responses, least=least)}
+        promotion_level = settings.false_promotion_rate / len(leads)
+        rollback_level = settings.false_rollback_rate / len(tested)
+        return cls(
+            leads=leads,
+            low={name: lead.mean - lead.reach(promotion_level, settings) for name, lead in leads.items()},
+            high={name: lead.mean + lead.reach(rollback_level, settings) for name, lead in tested.items()},
+            response_rate=responses[0].mean,
+            least_response_rate=least * responses[1].mean,
+        )
+
+    @property
+    def is_worse(self) -> Booleans:
+        """Whether it is to be rolled back. Where nothing is known, which is `nan`, nothing is known to be worse."""
+        worse: Booleans = np.any([high < 0 for high in self.high.values()], axis=0)
+        return worse
+
+    @property
+    def keeps_responses(self) -> Booleans:
+        """Whether as many of its answers get a response as is asked."""
+        return self.response_rate >= self.least_response_rate
+
+    @property
+    def is_better(self) -> Booleans:
+        """Whether it is to be promoted."""
+        is_ahead: Booleans = np.any([low > 0 for low in self.low.values()], axis=0)
+        return is_ahead & self.keeps_responses & ~self.is_worse
+
+
 def _mean(judgements: Judgements) -> ClusteredMean:
     return clustered_mean(user_totals(judgements.values, judgements.users))
 
@@ -207,30 +268,24 @@ def _variance(mean: ClusteredMean) -> Floats:
         return mean.guarded_spread(_IMAGINARY, _UNIT) / mean.independent
 
 
-def _is_better(name: str, lead: Lead, tests: int, settings: CanarySettings) -> GateCheck:
-    low = float(lead.mean - lead.reach(settings.false_promotion_rate / tests, settings))
-    return GateCheck(f"{name}_low", low, 0.0, low > 0)
+def _checks(standing: Standing) -> tuple[GateCheck, ...]:
+    """The conditions; that of the response rate is the last."""
+    rate, least = float(standing.response_rate), float(standing.least_response_rate)
+    return (
+        *(GateCheck(f"{name}_low", float(low), 0.0, bool(low > 0)) for name, low in standing.low.items()),
+        *(GateCheck(f"{name}_high", float(high), 0.0, not high < 0) for name, high in standing.high.items()),
+        GateCheck("response_rate", rate, least, bool(standing.keeps_responses)),
+    )
 
 
-def _is_not_worse(name: str, lead: Lead, tests: int, settings: CanarySettings) -> GateCheck:
-    high = float(lead.mean + lead.reach(settings.false_rollback_rate / tests, settings))
-    # Where nothing is known, which is `nan`, nothing is known to be worse.
-    return GateCheck(f"{name}_high", high, 0.0, not high < 0)
-
-
-def _response_guard(candidate: ClusteredMean, incumbent: ClusteredMean, settings: CanarySettings) -> GateCheck:
-    rate, least = float(candidate.mean), (1 - settings.response_budget) * float(incumbent.mean)
-    return GateCheck("response_rate", rate, least, rate >= least)
-
-
-def _settle(
-    *, better: Sequence[str], worse: Sequence[str], keeps_responses: bool, is_over: bool
-) -> tuple[CanaryAction, str]:
-    if worse:
+def _settle(standing: Standing, *, is_over: bool) -> tuple[CanaryAction, str]:
+    ahead = [name for name, low in standing.low.items() if low > 0]
+    if standing.is_worse:
+        worse = [name for name, high in standing.high.items() if high < 0]
         return CanaryAction.ROLL_BACK, f"rolled back, as {_names(worse)} is lower"
-    if better and keeps_responses:
-        return CanaryAction.PROMOTE, f"promoted, as {_names(better)} is higher"
-    held = f"{_names(better)} is higher, but fewer answers get a response" if better else "no difference is proven"
+    if standing.is_better:
+        return CanaryAction.PROMOTE, f"promoted, as {_names(ahead)} is higher"
+    held = f"{_names(ahead)} is higher, but fewer answers get a response" if ahead else "no difference is proven"
     if is_over:
         return CanaryAction.ROLL_BACK, f"rolled back at the end of its time, as {held}"
     return CanaryAction.CONTINUE, f"goes on, as {held}"
@@ -240,11 +295,12 @@ def _names(measures: Sequence[str]) -> str:
     return " and ".join(name.replace("_", " ") for name in measures)
 
 
-def _ends(lead: Lead, better: GateCheck, worse: GateCheck, n: int) -> Estimate:
-    """The lead with its interval, within the bounds of a difference of two shares."""
+def _ends(standing: Standing, name: str, n: int) -> Estimate:
+    """A lead with its interval, within the bounds of a difference of two shares."""
     if n == 0:
         return Estimate(math.nan, -1.0, 1.0, n)
-    return Estimate(float(lead.mean), max(-1.0, better.value), min(1.0, worse.value), n)
+    low, high = float(standing.low[name]), float(standing.high[name])
+    return Estimate(float(standing.leads[name].mean), max(-1.0, low), min(1.0, high), n)
 
 
 def _words(difference: Estimate, preferred: Estimate | None, guard: GateCheck) -> str:

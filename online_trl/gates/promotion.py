@@ -64,10 +64,11 @@ DEFAULT_BUDGETS: Mapping[str, Budget] = {
     "kl": Budget(rise=50.0),
 }
 """
-How far guard metrics may move where nothing else is said. Shares in [0, 1], the held-out reward and the gap between the
-proxy's and it in standard deviations of the base's scores, lengths as shares of the incumbent's, KL in nats per answer
-from the reference, whose own is 0: a guard against collapse rather than a goal, as it grows with the length of answers.
-`task` stands for each `task/NAME`, too. Whether people still respond is known once they are served: a canary guards it.
+How far guard metrics may move where nothing else is said. Shares in [0, 1], the held-out reward and the gap between
+the proxy's and it in standard deviations of the base's scores, lengths as shares of the incumbent's, KL in nats per
+answer from the reference, whose own is 0: a guard against collapse rather than a goal, as it grows with the length of
+answers. `task` stands for each `task/NAME`, too. Whether people still respond is known once they are served: a canary
+guards it.
 """
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from canary import Group, verdicts
+from canary import Group, standing_of
 from online_trl.canary import CanarySettings, decide_canary
 from online_trl.types import CanaryAction, CanaryFeedback, Judgements, VersionFeedback
 
@@ -30,10 +30,10 @@ def test_the_benchmark_decides_as_the_canary_does():
         groups = [Group.draw(rng, 1, users, 0.6 + lift) for users, lift in ((60, effect), (300, 0.0))]
         for group in groups:
             group.answer(rng, 20 * group.ups.size, 1.0)
-        better, worse, _ = verdicts(*groups, settings)
+        standing = standing_of(*groups, settings)
         decision = decide_canary(CanaryFeedback(*map(arm, groups)), settings=settings)
         assert decision.action is action
-        assert (bool(better[0]), bool(worse[0])) == (
+        assert (bool(standing.is_better[0]), bool(standing.is_worse[0])) == (
             action is CanaryAction.PROMOTE,
             action is CanaryAction.ROLL_BACK,
         )

@@ -45,7 +45,10 @@ def test_what_is_not_said_is_at_its_default(read, content):
         ({"budget": {"rounds": -1}}, "`rounds` is -1; it must be at least 0"),
         ({"gate": {"budgets": {"refusal": {"rise": 0.1}}}}, "unknown key `refusal` in `gate.budgets`; did you mean"),
         ({"gate": {"budgets": {"response_rate": {"fall": 0.1}}}}, "unknown key `response_rate` in `gate.budgets`"),
-        ({"gate": {"budgets": {"reward_gap": {"rise": 0.5}}}}, "limits `reward_gap`, .* set `heldout_judge` in the file"),
+        (
+            {"gate": {"budgets": {"reward_gap": {"rise": 0.5}}}},
+            "limits `reward_gap`, .* set `heldout_judge` in the file",
+        ),
         ({"gate": {"budgets": {"task/sums": {"fall": 0.1}}}}, "limits `task/sums`, .* set `tasks` in the file"),
         ({"canary": {"share": 1.0}}, "`share` is 1.0; it must lie between 0 and 1"),
         ({"retry": {"attempts": 0}}, "`retry.attempts` is 0; it must be at least 1"),

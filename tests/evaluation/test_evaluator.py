@@ -66,7 +66,12 @@ def test_a_policy_that_hacks_the_proxy_is_shown_by_the_gap():
     base = policy("policy-0001", "yes please", "yes well", "no thanks please now", "no")
     live = policy("policy-0002", "yes please please", "yes well", "no thanks please now", "no")
     evaluator = Evaluator(
-        prompts=PROMPTS, judges={"live": length, "other": kindness}, live=live, base=base, proxy="live", heldout="other"
+        prompts=PROMPTS,
+        judges={"live": length, "other": kindness},
+        live=live,
+        base=base,
+        proxy="live",
+        heldout="other",
     )
     honest = evaluator.evaluate(
         policy("policy-0003", "yes please now", "yes well please", "no thanks please now", "no please")
