@@ -205,10 +205,11 @@ class OnlineTrainerMixin(CheckpointMixin):
         return settled
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        # Reward functions report when TRL generates. A step on an earlier rollout was paid by the version of that one.
+        # Reward functions report when TRL generates, and TRL takes the mean of what they report between two lines of
+        # the log. A version is no number to take means of, and a step on an earlier rollout was paid by that one's.
         if self.live_reward is not None and "loss" in logs:
             version = version_number(self.live_reward.versions_used[-1])
-            self._metrics["train"].setdefault(VERSION_METRIC, [version])  # type: ignore[attr-defined]
+            self._metrics["train"][VERSION_METRIC] = [version]  # type: ignore[attr-defined]
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
 
