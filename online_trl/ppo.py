@@ -15,6 +15,7 @@ import torch
 from accelerate.utils import is_peft_model
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import deepspeed_config, is_deepspeed_zero3_enabled
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
@@ -40,6 +41,7 @@ from .trainer import OnlineTrainerMixin
 from .types import ModelRole
 
 LIVE = "live"
+_NO_IMAGES = "which PPO's critic cannot see: give it prompts of text alone, or train by `online_trl.grpo`"
 IN_REWARD, IN_LOSS = "reward", "loss"
 # Those of TRL's losses that clip the ratio from both sides, which is what makes it PPO.
 _CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo")
@@ -224,6 +226,8 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
         args: OnlinePPOConfig | None = None,
         **kwargs: Any,
     ) -> None:
+        for name in ("train_dataset", "eval_dataset"):
+            _check_text_alone(name, kwargs.get(name))
         super().__init__(model, reward_funcs, args, **kwargs)
         self._scores = torch.empty(0)
         self._scorable = torch.empty(0)
@@ -237,6 +241,7 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
 
     def _check_before_loading(self, args: Any, model: Any, live: LiveReward | None, peft_config: Any) -> None:
         super()._check_before_loading(args, model, live, peft_config)
+        _check_gathers()
         critic_kind(args.critic, args.critic_model, _adapter(model) or peft_config)
         if args.critic_model != LIVE:
             return
@@ -262,6 +267,8 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if "num_images" in output:
+            raise ConfigError(f"a prompt or a tool gave images, {_NO_IMAGES}")
         with torch.no_grad(), self._activations_kept():
             if "old_per_token_logps" not in output:
                 output["old_per_token_logps"] = self._policy_logps(output)
@@ -279,6 +286,8 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
         )
         output["advantages"] = ppo_math.whiten(advantages, mask, add_up=self._add_up)
         output["old_values"], output["returns"], output["value_mask"] = values, returns, mask
+        output["num_values"] = self._add_up(mask.sum())
+        self._show_advantages(output["advantages"], mask)
         self._log_rollout(scores, kl, values, returns, mask)
         return output
 
@@ -298,10 +307,17 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
             inputs["returns"],
             inputs["value_mask"],
             cliprange=self.args.cliprange_value,
+            count=self._values_per_batch(inputs),
         )
         self._log_mean("value_loss", value_loss)
         accumulation = self.current_gradient_accumulation_steps if self.model.training else 1
         return policy_loss + self.args.vf_coef * value_loss / accumulation
+
+    def _values_per_batch(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """How many values a batch of one rank has on average: each then counts the same, however batches are cut."""
+        batches = self.accelerator.num_processes * (self.args.steps_per_generation if self.model.training else 1)
+        count: torch.Tensor = inputs["num_values"].clamp(min=1) / batches
+        return count
 
     @contextlib.contextmanager
     def _activations_kept(self) -> Iterator[None]:
@@ -363,9 +379,20 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
         total: torch.Tensor = self.accelerator.reduce(tensor, reduction="sum")
         return total
 
+    def _show_advantages(self, advantages: torch.Tensor, mask: torch.Tensor) -> None:
+        """Shows the mean advantage over the tokens of each completion, where TRL shows those within groups."""
+        means = (advantages * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        of_all_ranks = self.accelerator.gather(means).tolist()
+        table = self._logs["advantages"]
+        for _ in of_all_ranks:
+            table.pop()
+        table.extend(of_all_ranks)
+
     def _log_rollout(
         self, scores: torch.Tensor, kl: torch.Tensor, values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor
     ) -> None:
+        # It is about groups, which PPO does not compare.
+        self._metrics["train" if self.model.training else "eval"].pop("frac_reward_zero_std", None)
         if self.args.kl_penalty == IN_REWARD:  # otherwise TRL logs it, with the loss
             self._log_mean("kl", (kl * mask).sum() / mask.sum().clamp(min=1))
         self._log_mean("objective/kl", (kl * mask).sum(dim=1).mean())
@@ -389,9 +416,34 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
         target: Any = self.model if model is None else model
         target.critic.load(Path(resume_from_checkpoint) / CRITIC_FOLDER)
 
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if not self.is_deepspeed_enabled:  # whose own checkpoint holds the critic with the policy
+            self.model.critic.load(Path(self.state.best_model_checkpoint) / CRITIC_FOLDER)
+
 
 def _adapter(model: Any) -> Any:
     return model.active_peft_config if isinstance(model, nn.Module) and is_peft_model(model) else None
+
+
+def _check_gathers() -> None:
+    """Refuses a ZeRO-3 that saves shards alone: there would be no critic in what is saved."""
+    zero = (deepspeed_config() or {}).get("zero_optimization", {})
+    if is_deepspeed_zero3_enabled() and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+        raise ConfigError(
+            "the DeepSpeed config does not gather the shards of ZeRO-3, so that neither policy nor critic could be "
+            "saved: set `stage3_gather_16bit_weights_on_model_save` to true in its `zero_optimization`, or "
+            "`zero3_save_16bit_model` in the accelerate config"
+        )
+
+
+def _check_text_alone(name: str, datasets: Any) -> None:
+    for dataset in datasets.values() if isinstance(datasets, dict) else [datasets]:
+        row = {} if dataset is None else next(iter(dataset), {})
+        contents = [message["content"] for message in row.get("prompt", ()) if isinstance(message, dict)]
+        parts = [part for content in contents if isinstance(content, list) for part in content]
+        if {"image", "images"} & row.keys() or any(part["type"] != "text" for part in parts):
+            raise ConfigError(f"the prompts of `{name}` hold images, {_NO_IMAGES}")
 
 
 def _send_policy_alone(vllm_generation: Any) -> None:

@@ -145,7 +145,13 @@ def whiten(
 
 
 def clipped_value_loss(
-    values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor, *, cliprange: float
+    values: torch.Tensor,
+    old_values: torch.Tensor,
+    returns: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    cliprange: float,
+    count: torch.Tensor,
 ) -> torch.Tensor:
     """
     Squared error of the critic, the larger of the plain one and that of values clipped around the old ones.
@@ -160,13 +166,15 @@ def clipped_value_loss(
             Which tokens the policy chose.
         cliprange (`float`):
             How far a value may move from the old one.
+        count (`torch.Tensor` of shape `()`):
+            How many tokens to take the mean over: those of a whole batch, where this is a part of one.
 
     Returns:
-        `torch.Tensor` of shape `()`: Half the mean over these tokens.
+        `torch.Tensor` of shape `()`: Half the sum over these tokens, divided by `count`.
     """
     clipped = torch.clamp(values, old_values - cliprange, old_values + cliprange)
     errors = torch.max((values - returns).square(), (clipped - returns).square())
-    return 0.5 * (errors * mask).sum() / mask.sum().clamp(min=1)
+    return 0.5 * (errors * mask).sum() / count
 
 
 def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

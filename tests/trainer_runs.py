@@ -35,11 +35,23 @@ def broken(completions, **columns):
     raise KeyError("answer")
 
 
-def make(kind, model, output_dir, reward_funcs, dataset, *, store=None, peft_config=None, callbacks=None, **settings):
+def make(
+    kind,
+    model,
+    output_dir,
+    reward_funcs,
+    dataset,
+    *,
+    store=None,
+    peft_config=None,
+    callbacks=None,
+    eval_dataset=None,
+    **settings,
+):
     trainer_type, config_type = TRAINERS[kind]
     generations = {"num_generations": 4} if kind == "grpo" else {}
     args = config_type(output_dir=str(output_dir), **{**SETTINGS, **generations, **settings})
-    given = {"store": store, "peft_config": peft_config, "callbacks": callbacks}
+    given = {"store": store, "peft_config": peft_config, "callbacks": callbacks, "eval_dataset": eval_dataset}
     return trainer_type(model, reward_funcs, args, train_dataset=dataset, **given)
 
 

@@ -70,6 +70,7 @@ SIGNATURES = [
         "self resume_from_checkpoint model",
         "online_trl/ppo.py, `_load_from_checkpoint`",
     ),
+    (Trainer, "_load_best_model", "self", "online_trl/ppo.py, `_load_best_model`"),
     (
         RewardTrainer,
         "_prepare_dataset",
@@ -219,6 +220,7 @@ def test_a_generation_serves_its_steps(run):
     assert len(run.returned["_generate_and_score_completions"]) == 2, where
     assert len(run._buffered_inputs) == run.args.steps_per_generation, where
     assert set(run._metrics) == {"train", "eval"}, where
+    assert len(run._logs["advantages"]) == 8, changed("`_logs`", "online_trl/ppo.py, `_show_advantages`")
 
 
 def test_the_state_of_the_trainer_is_the_last_file_of_a_checkpoint(run):
@@ -266,6 +268,7 @@ PRIVATE = {
     "_get_per_token_logps_and_entropies",
     "_hf_deepspeed_config_weak_ref",
     "_log_metric",
+    "_logs",
     "_metrics",
     "_name",
     "_name_or_path",
@@ -307,6 +310,7 @@ OVERRIDES = {
     "OnlinePPOTrainer._generate_and_score_completions": "test_whitened_rewards_have_variance_one_over_all_tokens",
     "OnlinePPOTrainer._compute_loss": "test_equal_rewards_teach_the_critic_of_ppo",
     "OnlinePPOTrainer._save": "test_the_policy_is_saved_without_the_critic_and_loads_in_plain_transformers",
+    "OnlinePPOTrainer._load_best_model": "test_the_best_model_comes_back_with_its_critic",
     "OnlinePPOTrainer._load_from_checkpoint": "test_each_kind_learns_and_comes_back_from_a_checkpoint",
 }
 

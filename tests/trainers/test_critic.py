@@ -64,6 +64,22 @@ def test_each_kind_learns_and_comes_back_from_a_checkpoint(kind, has_adapter, ti
     assert all(torch.equal(weight, policies[1][name]) for name, weight in policies[0].items())
 
 
+def test_the_best_model_comes_back_with_its_critic(tiny_policy, tmp_path, prompts):
+    def waning(completions, trainer_state, **columns):
+        return [3.0 - trainer_state.global_step] * len(completions)
+
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "reward", "greater_is_better": True}
+    settings = {**best, **FREE, "save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+    settings |= {"critic": "head", "max_steps": 2}
+    trainer = make("ppo", tiny_policy, tmp_path, waning, prompts, eval_dataset=prompts.select(range(8)), **settings)
+    trainer.train()
+    assert trainer.state.best_global_step == 1
+    saved = load_file(tmp_path / "checkpoint-1" / "critic" / "critic.safetensors")
+    assert all(weight.equal(saved[name]) for name, weight in state(trainer.model.critic).items())
+    later = load_file(tmp_path / "checkpoint-2" / "critic" / "critic.safetensors")
+    assert not any(weight.equal(later[name]) for name, weight in saved.items())
+
+
 def test_the_adapter_critic_shares_every_frozen_parameter_of_the_policy(tiny_policy, tmp_path, prompts):
     trainer = make("ppo", tiny_policy, tmp_path, brevity, prompts, peft_config=lora())
     policy, critic = trainer.model, trainer.model.critic

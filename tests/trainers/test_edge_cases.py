@@ -62,7 +62,7 @@ def test_equal_rewards_leave_the_policy_of_grpo_as_it_is(tiny_policy, tmp_path, 
 def test_equal_rewards_teach_the_critic_of_ppo(tiny_policy, tmp_path, prompts):
     trainer = make("ppo", tiny_policy, tmp_path, ones, prompts)
     trainer.train()
-    assert logged(trainer, "frac_reward_zero_std") == [1.0]
+    assert not logged(trainer, "frac_reward_zero_std")  # said of groups, with one completion in each
     assert logged(trainer, "value_loss")[-1] < logged(trainer, "value_loss")[0]
     assert_finite(trainer)
 

@@ -6,13 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
 from online_trl.config import ConfigError
-from online_trl.ppo import OnlinePPOConfig
+from online_trl.ppo import OnlinePPOConfig, OnlinePPOTrainer
 from online_trl.registry import ModelRegistry
 from online_trl.rewards.anchors import Anchor, AnchorSet, Standard
 from online_trl.rewards.scorer import LiveReward, RewardScorer
@@ -114,6 +117,47 @@ def test_masked_completions_leave_the_losses_finite(tiny_policy, tmp_path, promp
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
 
 
+def test_gradients_do_not_depend_on_how_a_batch_is_cut(tiny_policy, tmp_path, prompts):
+    def gradients(folder, **settings):
+        trainer = make("ppo", tiny_policy, tmp_path / folder, brevity, prompts, max_steps=1, **settings)
+        end = trainer.processing_class.eos_token_id
+        generate = trainer._generate_single_turn
+
+        def of_many_lengths(*args, **kwargs):
+            completion_ids, *others = generate(*args, **kwargs)
+            return [[*ids[:row], end] for row, ids in enumerate(completion_ids)], *others
+
+        trainer._generate_single_turn = of_many_lengths
+        found = {}
+        trainer.accelerator.clip_grad_norm_ = lambda parameters, *args, **kwargs: found.update(
+            {name: each.grad.clone() for name, each in trainer.model.named_parameters() if each.grad is not None}
+        )
+        trainer.train()
+        return found, logged(trainer, "value_loss")
+
+    whole, loss = gradients("whole", critic="head")
+    cut = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    parts, loss_of_parts = gradients("parts", critic="head", **cut)
+    assert loss_of_parts == pytest.approx(loss, rel=1e-4)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_the_table_of_completions_shows_what_the_critic_makes_of_each(tiny_policy, tmp_path, prompts):
+    settings = {"log_completions": True, "num_completions_to_print": 0, "max_steps": 1, "learning_rate": 0.0}
+    trainer = make("ppo", tiny_policy, tmp_path, brevity, prompts, beta=0.0, lam=1.0, **settings)
+    trainer.train()
+    table = pandas.read_parquet(tmp_path / "completions" / "completions_00001.parquet")
+    # With a critic that says 0, every token of a completion has the advantage of its reward among those of all tokens.
+    assert table["advantage"].tolist() == pytest.approx(_whitened(table["brevity"]), abs=1e-4)
+    assert table["advantage"].std() > 0.5
+
+
+def _whitened(rewards):
+    tokens = torch.tensor(rewards.tolist()).repeat_interleave(8)
+    return ((tokens - tokens.mean()) / tokens.std())[::8].tolist()
+
+
 def test_a_rollout_is_used_for_several_epochs_of_minibatches(tiny_policy, tmp_path, prompts):
     settings = {"num_iterations": 2, "steps_per_generation": 4, "gradient_accumulation_steps": 2, "max_steps": 8}
     trainer = make("ppo", tiny_policy, tmp_path, brevity, prompts, per_device_train_batch_size=4, **settings)
@@ -151,6 +195,30 @@ def test_a_rollout_is_used_for_several_epochs_of_minibatches(tiny_policy, tmp_pa
 def test_a_mistake_in_the_settings_is_found_at_once(settings, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         OnlinePPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **settings)
+
+
+PICTURE = [{"role": "user", "content": [{"type": "image", "image": "cat.png"}, {"type": "text", "text": "what?"}]}]
+
+
+@pytest.mark.parametrize(
+    "row", [{"prompt": PICTURE}, *({"prompt": PICTURE[:0], name: "cat.png"} for name in ("image", "images"))]
+)
+@pytest.mark.parametrize("name", ["train_dataset", "eval_dataset"])
+def test_prompts_with_images_are_refused_before_a_model_is_loaded(name, row, tmp_path):
+    args = OnlinePPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    with pytest.raises(ConfigError, match=f"the prompts of `{name}` hold images, which PPO's critic cannot see"):
+        OnlinePPOTrainer("no/such-model", brevity, args, **{name: Dataset.from_list([row])})
+
+
+@pytest.mark.parametrize("zero", [{"stage": 3}, {"stage": 3, "stage3_gather_16bit_weights_on_model_save": False}])
+def test_a_zero3_that_would_save_no_critic_is_refused_before_a_model_is_loaded(zero, tmp_path, prompts):
+    config = HfDeepSpeedConfig({"zero_optimization": zero})  # which is in force as long as it is held
+    try:
+        with pytest.raises(ConfigError, match="set `stage3_gather_16bit_weights_on_model_save` to true"):
+            make("ppo", "no/such-model", tmp_path, brevity, prompts)
+    finally:
+        unset_hf_deepspeed_config()
+        del config
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
