@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from .backoff import Backoff
 from .config import ConfigError
 from .registry.layout import replace_durably
 from .types import GateCheck, GateDecision, PolicyDecision, utcnow
@@ -69,26 +70,22 @@ class PausedError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
+class Retry(Backoff):
     """
     What becomes of a step that fails.
 
     Args:
-        attempts (`int`, *optional*, defaults to `5`):
-            How often it is tried.
         seconds (`float`, *optional*, defaults to `10.0`):
             Pause before the second attempt; it doubles with each further one.
         longest (`float`, *optional*, defaults to `600.0`):
             Longest pause, in seconds.
+        attempts (`int`, *optional*, defaults to `5`):
+            How often it is tried.
     """
 
-    attempts: int = 5
     seconds: float = 10.0
     longest: float = 600.0
-
-    def pause(self, attempt: int) -> float:
-        """Returns the pause after an attempt, counted from 1, in seconds."""
-        return min(self.longest, self.seconds * 2.0 ** (attempt - 1))
+    attempts: int = 5
 
 
 class LoopState:

@@ -15,7 +15,10 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+
+from .backoff import Backoff
 
 Version = tuple[int, ...]
 
@@ -23,7 +26,7 @@ _DEFECT_SINCE, _DEFECT_FIXED = (3, 7, 0), (3, 51, 3)
 # Releases of older lines that have the fix: whatever follows them in their line has it too.
 _BACKPORTS = ((3, 44, 6), (3, 50, 7))
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.005
+_BACKOFF = Backoff(seconds=0.0002, longest=0.005)
 
 
 class FileLockError(RuntimeError):
@@ -75,8 +78,7 @@ def locked_file(path: Path, *, seconds: float = 0.0, holder: str = "") -> Iterat
 
 def _lock(file: int, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    pause = _FIRST_PAUSE
-    while True:
+    for attempt in count(1):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -84,5 +86,5 @@ def _lock(file: int, seconds: float) -> bool:
                 return False
         else:
             return True
-        time.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        time.sleep(_BACKOFF.pause(attempt))
+    raise AssertionError("the attempts never end")

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
+from ..backoff import Backoff
+
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY = 0.5
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+_BACKOFF = Backoff(seconds=1.0, longest=60.0)
 # One that was up for so long had come up well: the pause begins small again.
 _SETTLED = 60.0
 
@@ -64,14 +66,15 @@ class Keeper:
         self._thread.join()
 
     def _keep(self) -> None:
-        pause = _FIRST_PAUSE
+        attempt = 0
         try:
             while not self._ended.is_set():
                 started = time.monotonic()
                 reason = self._run_once()
                 if self._ended.is_set():
                     break
-                pause = _FIRST_PAUSE if time.monotonic() - started > _SETTLED else min(_LONGEST_PAUSE, 2 * pause)
+                attempt = 1 if time.monotonic() - started > _SETTLED else attempt + 1
+                pause = _BACKOFF.pause(attempt)
                 logger.error("%s %s; it is started again in %.0f s", self.name, reason, pause)
                 self.report(self.name, f"{reason}; started again in {pause:.0f} s")
                 self._ended.wait(pause)

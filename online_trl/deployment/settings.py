@@ -162,6 +162,8 @@ class DeploymentSettings:
 
     def __post_init__(self) -> None:
         check_range("retry.attempts", self.retry.attempts, 1, None)
+        check_range("retry.seconds", self.retry.seconds, 0.0, None)
+        check_range("retry.longest", self.retry.longest, 0.0, None)
         check_range("keep", self.keep, 0, None)
         self._check_budgets(read_evaluation_settings(self.evaluate))
         if self.triggers.drift and self.refresh is None:

@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 
 import httpx
 
+from ..backoff import Backoff
 from ..config import ConfigError, check_range
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 Conversation: TypeAlias = "str | list[dict[str, Any]]"
 """A prompt or a completion, as TRL passes it: plain text, or messages."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_BACKOFF = Backoff(seconds=0.5, longest=30.0)
 _NOT_NOW = (408, 429, 500, 502, 503, 504)
 _KEY = re.compile(r"[!-~]+")
 
@@ -143,7 +144,7 @@ class ServerReward(ABC):
     ) -> list[float | None]:
         url, body = self._request(questions)
         async with permits:
-            for attempt in range(self.retries + 1):
+            for attempt in range(1, self.retries + 2):
                 try:
                     response = await asyncio.wait_for(client.post(url, json=body), self.timeout)
                     return self._read(response, len(questions))
@@ -154,13 +155,12 @@ class ServerReward(ABC):
     async def _wait(self, error: Exception, attempt: int) -> None:
         reason = f"no answer within {self.timeout:g} s" if isinstance(error, asyncio.TimeoutError) else str(error)
         reason = reason or type(error).__name__
-        if attempt == self.retries:
-            times = "once" if attempt == 0 else f"{attempt + 1} times"
+        if attempt > self.retries:
+            times = "once" if attempt == 1 else f"{attempt} times"
             raise RewardServerError(f"{self.url} was asked {times} in vain: {reason}") from error
         logger.info("%s: %s; asking again", self.url, reason)
-        pause = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE)
         # Ranks that were turned away together do not come back together.
-        pause *= random.uniform(0.5, 1.0)
+        pause = _BACKOFF.pause(attempt) * random.uniform(0.5, 1.0)
         await asyncio.sleep(max(pause, error.pause) if isinstance(error, _NotNowError) else pause)
 
     def _read(self, response: httpx.Response, count: int) -> list[float | None]:
@@ -216,7 +216,7 @@ def _key_header(variable: str | None) -> dict[str, str]:
 
 def _retry_after(response: httpx.Response) -> float:
     seconds = response.headers.get("Retry-After", "")
-    return min(float(seconds), _LONGEST_PAUSE) if seconds.isdecimal() else 0.0
+    return min(float(seconds), _BACKOFF.longest) if seconds.isdecimal() else 0.0
 
 
 def _reason(response: httpx.Response) -> str:

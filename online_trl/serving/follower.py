@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from ..backoff import Backoff
 from ..registry import RegistryError
 from ..types import Canary
 from .engine import EngineError, SwitchableEngine
@@ -46,9 +47,9 @@ class _Follower:
         self._engine = engine
         self._canary_id: str | None = None
         # A registry that cannot be read is asked again at every look.
-        self._reading = _Attempts(engine, pause=0.0)
-        self._switching = _Attempts(engine, pause=interval)
-        self._trying_out = _Attempts(engine, pause=interval)
+        self._reading = _Attempts(engine, Backoff(seconds=0.0, longest=0.0))
+        self._switching = _Attempts(engine, Backoff(seconds=interval, longest=_LONGEST_PAUSE))
+        self._trying_out = _Attempts(engine, Backoff(seconds=interval, longest=_LONGEST_PAUSE))
 
     async def look(self) -> None:
         await self._reading.make("", self._read)
@@ -77,14 +78,14 @@ class _Follower:
 class _Attempts:
     """Attempts at one aim after another: what fails is told once, and not tried again at every look."""
 
-    def __init__(self, engine: SwitchableEngine, *, pause: float) -> None:
+    def __init__(self, engine: SwitchableEngine, backoff: Backoff) -> None:
         self._engine = engine
-        self._first_pause = pause
+        self._backoff = backoff
         self._begin(None)
 
     def _begin(self, aim: str | None) -> None:
         self._aim = aim
-        self._pause = self._first_pause
+        self._failed = 0
         self._not_before = 0.0
         self._reported = ""
 
@@ -107,7 +108,7 @@ class _Attempts:
 
     def _postpone(self, error: Exception) -> bool:
         """Returns whether this went wrong in another way than the attempt before."""
-        self._not_before = time.monotonic() + self._pause
-        self._pause = min(_LONGEST_PAUSE, 2.0 * self._pause)
+        self._failed += 1
+        self._not_before = time.monotonic() + self._backoff.pause(self._failed)
         earlier, self._reported = self._reported, repr(error)
         return self._reported != earlier

@@ -11,13 +11,14 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import count, islice
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, TypeVar
 
 import httpx
 
+from ..backoff import Backoff
 from ..migrations import REVISIONS
 from ..types import ErasedSubject, Feedback, Interaction, Purpose, Tombstone
 from .errors import StoreError
@@ -35,7 +36,7 @@ PATIENCE = 300.0
 # Reading takes the server a while before the first row comes where an interval is long.
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0, read=120.0)
 _LIMITS = httpx.Limits(keepalive_expiry=60.0)
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_BACKOFF = Backoff(seconds=0.1, longest=5.0)
 _KEY = re.compile(r"[!-~]+")
 _NOT_NOW = (429, 502, 503, 504)
 # How much of the log is read at once where the number of rows cannot be bounded otherwise.
@@ -227,17 +228,17 @@ class RemoteStore:
 
     def _ask(self, method: str, path: str, read: Callable[[httpx.Response], Answer], **request: Any) -> Answer:
         give_up_at = monotonic() + (self.patience if self._was_reached else 0.0)
-        for pause in _pauses():
+        for attempt in count(1):
             try:
                 with self._connected().stream(method, f"v1/log/{path}", **request) as response:
                     self._check(response)
                     answer = read(response)
             except (httpx.RequestError, CutOffError, _NotNowError) as error:
-                self._wait(error, pause, give_up_at)
+                self._wait(error, _BACKOFF.pause(attempt), give_up_at)
             else:
                 self._was_reached = True
                 return answer
-        raise AssertionError("the pauses never end")
+        raise AssertionError("the attempts never end")
 
     def _wait(self, error: Exception, pause: float, give_up_at: float) -> None:
         reason = str(error) or type(error).__name__
@@ -305,13 +306,6 @@ def _key_header(key: str | None) -> dict[str, str]:
     if not _KEY.fullmatch(key):
         raise StoreError(f"the key in {KEY_VARIABLE}, or given as `key`, holds a space or what is not ASCII")
     return {"Authorization": f"Bearer {key}"}
-
-
-def _pauses() -> Iterator[float]:
-    pause = _FIRST_PAUSE
-    while True:
-        yield pause
-        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def _retry_after(response: httpx.Response) -> float:

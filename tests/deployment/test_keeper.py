@@ -24,7 +24,7 @@ def test_a_process_that_is_killed_is_started_again_and_ends_with_its_keeper(tmp_
         os.kill(int(job.log.read_text()), signal.SIGKILL)
         wait_for(lambda: len(job.log.read_text().split()) == 2)
         wait_for(lambda: told[-1] == "up")
-    assert told == ["up", "ended with status -9; started again in 2 s", "up", "stopped"]
+    assert told == ["up", "ended with status -9; started again in 1 s", "up", "stopped"]
     assert job.poll() == -signal.SIGTERM
 
 
@@ -41,4 +41,4 @@ def test_a_process_that_does_not_come_up_is_tried_again(tmp_path):
     job, told = Late("server", [sys.executable, "-c", "import time; time.sleep(600)"], tmp_path), []
     with Keeper("server", job, report=lambda name, how: told.append(how)):
         wait_for(lambda: told[-1:] == ["up"])
-    assert told[0] == "did not come up: the port is taken; started again in 2 s"
+    assert told[0] == "did not come up: the port is taken; started again in 1 s"

@@ -52,6 +52,7 @@ def test_what_is_not_said_is_at_its_default(read, content):
         ({"gate": {"budgets": {"task/sums": {"fall": 0.1}}}}, "limits `task/sums`, .* set `tasks` in the file"),
         ({"canary": {"share": 1.0}}, "`share` is 1.0; it must lie between 0 and 1"),
         ({"retry": {"attempts": 0}}, "`retry.attempts` is 0; it must be at least 1"),
+        ({"retry": {"seconds": -1}}, "`retry.seconds` is -1.0; it must be at least 0"),
     ],
 )
 def test_a_mistake_is_named(read, content, change, message):

@@ -6,6 +6,7 @@ import re
 import pytest
 from fastapi import Response
 
+from online_trl.backoff import Backoff
 from online_trl.config import ConfigError
 from online_trl.rewards import server as server_module
 from online_trl.rewards.remote_scorer import RemoteScorer
@@ -21,7 +22,7 @@ def running():
 
 @pytest.fixture
 def script(running, monkeypatch):
-    monkeypatch.setattr(server_module, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(server_module, "_BACKOFF", Backoff(seconds=0.001, longest=0.05))
     running[1].__dict__.update(Scripted().__dict__)
     return running[1]
 
@@ -108,7 +109,6 @@ def test_a_server_that_has_no_time_or_talks_nonsense_is_asked_again(reply, make,
 
 
 def test_a_server_that_says_when_to_come_back_is_left_alone_until_then(make, script, monkeypatch):
-    monkeypatch.setattr(server_module, "_LONGEST_PAUSE", 0.05)
     pauses = []
     sleep = asyncio.sleep
 
