@@ -28,6 +28,9 @@ STATE_FILE, PROCESSES_FILE, LOCK_FILE = "loop.json", "processes.json", "lock"
 """In the folder of a loop: its state, how what it keeps up is, and what it holds while it runs."""
 # What was decided in the last rounds is kept: a file that a service of many years rewrites must not grow with them.
 _ROUNDS_KEPT = 1000
+_KEEP_TIME_EVERY = 30.0
+# What a step that is not at work says of itself.
+_IDLE = {"retry_in_seconds", "paused"}
 
 
 class Stations(Protocol):
@@ -113,14 +116,12 @@ class LoopState:
         }
         if path.is_file():
             self.content = self._read()
-        self._resumed = time.monotonic()
-        self._before = float(self.content["seconds"])
-        self._entered = self.seconds
+        self._counted_at = time.monotonic()
 
     @property
     def seconds(self) -> float:
         """Time the loop has run, over all its starts."""
-        return self._before + time.monotonic() - self._resumed
+        return float(self.content["seconds"]) + time.monotonic() - self._counted_at
 
     @property
     def round(self) -> int:
@@ -138,7 +139,10 @@ class LoopState:
         return int(self.content["upto"])
 
     def seconds_of(self, station: str) -> float:
-        """Returns how long a station took in all, as far as its steps were completed in one go."""
+        """
+        Returns how long a station was at work in all, attempts that failed or were killed included; pauses between
+        attempts are not.
+        """
         return float(self.content["seconds_of"].get(station, 0.0))
 
     def is_completed(self, step: str) -> bool:
@@ -152,16 +156,15 @@ class LoopState:
 
     def enter(self, step: str, **details: Any) -> None:
         """Takes note of what is under way, for whoever asks how the loop is."""
-        if step != self.content["at"].get("step"):
-            self._entered = self.seconds
+        self._count_time()
         self.content["at"] = {"step": step, "since": utcnow().isoformat(), **details}
         self._write()
 
     def complete(self, step: str, result: Any = None) -> None:
         """Records a step as completed, with what it led to. The last step of a round begins the next one."""
+        self._count_time()
         number, station = _parts(step)
         self.content["completed"][station] = result
-        self.content["seconds_of"][station] = self.seconds_of(station) + self.seconds - self._entered
         if station == "collect":
             self.content["upto"] = result
         if station == "canary":
@@ -170,6 +173,23 @@ class LoopState:
         if step == BEGIN or station == STATIONS[-1]:
             self.content |= {"round": number + 1, "completed": {}}
         self._write()
+
+    def keep_time(self) -> None:
+        """
+        Records now and then how long the loop has run, for a kill loses what was not recorded. To be called all the
+        time while a step takes long.
+        """
+        if time.monotonic() - self._counted_at > _KEEP_TIME_EVERY:
+            self._count_time()
+            self._write()
+
+    def _count_time(self) -> None:
+        passed, self._counted_at = time.monotonic() - self._counted_at, time.monotonic()
+        self.content["seconds"] += passed
+        at = self.content["at"]
+        if "step" in at and not _IDLE & at.keys():
+            station = _parts(at["step"])[1]
+            self.content["seconds_of"][station] = self.seconds_of(station) + passed
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -183,7 +203,6 @@ class LoopState:
         return content
 
     def _write(self) -> None:
-        self.content["seconds"] = self.seconds
         replace_durably(self.path, json.dumps(self.content, indent=1))
 
 

@@ -1,9 +1,11 @@
 """The order of the loop, what it keeps on disk, and what becomes of a step that is interrupted or fails."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from online_trl import loop
 from online_trl.config import ConfigError
 from online_trl.loop import LoopState, OnlineLoop, Retry, StepFailedError
 from online_trl.types import GateCheck, GateDecision, PolicyDecision
@@ -124,6 +126,38 @@ def test_without_a_retry_a_failure_is_the_loops_own(file):
 
     with pytest.raises(OSError, match="no space left"):
         OnlineLoop(Diary("1/train", fail), LoopState(file)).run()
+
+
+def test_training_that_is_killed_or_fails_takes_time_and_the_pause_after_it_does_not(file, monkeypatch):
+    def work():
+        clock.now += 100.0
+        state.keep_time()
+        clock.now += 1.0
+        raise clock.failure
+
+    clock = SimpleNamespace(now=1000.0, failure=KeyboardInterrupt)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=None))
+    state = LoopState(file)
+    with pytest.raises(KeyboardInterrupt):
+        OnlineLoop(Diary("1/train", work), state).run()
+
+    clock.now += 5000.0
+    clock.failure = OSError("no space left")
+    state = LoopState(file)
+    # What a kill loses is what came after the last record of the time.
+    assert (state.seconds_of("train"), state.seconds_of("collect")) == (100.0, 0.0)
+    retry = Retry(attempts=2, seconds=600.0)
+
+    def wait(seconds):
+        clock.now += seconds
+
+    with pytest.raises(StepFailedError):
+        OnlineLoop(Diary("1/train", work), state, retry=retry, wait=wait).run()
+    state.enter("1/train", paused="it failed")
+    clock.now += 700.0
+    state.keep_time()
+    assert (state.seconds_of("train"), state.seconds) == (302.0, 100.0 + 2 * 101.0 + 600.0 + 700.0)
+    assert LoopState(file).seconds_of("train") == 302.0
 
 
 def test_the_seconds_of_all_starts_add_up(file):

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -69,7 +70,9 @@ class Supervisor:
         state = LoopState(self.folder / STATE_FILE)
         registry = ModelRegistry(self.settings.registry)
         with open_store(self.settings.store) as store:
-            stations = DeploymentStations(self.settings, store, registry, stopped=self._is_stopped, now=once)
+            stations = DeploymentStations(
+                self.settings, store, registry, stopped=partial(self._is_stopped, state), now=once
+            )
             last = max(1, state.round) if once else None
             loop = OnlineLoop(
                 stations,
@@ -144,7 +147,9 @@ class Supervisor:
         is_time_left = not budget.train_hours or state.seconds_of("train") < 3600 * budget.train_hours
         return is_round_left and is_time_left
 
-    def _is_stopped(self) -> bool:
+    def _is_stopped(self, state: LoopState) -> bool:
+        # This is asked all the time, whatever the loop is at.
+        state.keep_time()
         return self._signal.asked
 
     @contextlib.contextmanager
