@@ -69,6 +69,7 @@ class DeploymentStations:
         self.stopped = stopped
         self.now = now
         self.folder = Path(settings.output_dir)
+        self._new_feedback = _NewFeedback(store)
 
     def wait(self, seconds: float) -> None:
         """Waits, or raises a `KeyboardInterrupt` if the loop is to stop."""
@@ -146,9 +147,7 @@ class DeploymentStations:
 
     def _is_due(self, after: int) -> bool:
         triggers = self.settings.triggers
-        # Signals that nobody gave on purpose, and what waits in quarantine, begin no round.
-        rows = self.store.admitted_feedback(after=after) if self.store.latest_seq() > after else []
-        new = sum(row.kind is not FeedbackKind.IMPLICIT for row in rows)
+        new = self._new_feedback.count(after)
         if new == 0:
             if self.now:
                 raise PausedError("there is no new feedback to train on")
@@ -206,6 +205,24 @@ class DeploymentStations:
         if self.settings.refresh is not None:
             arguments["refresh_mode"] = FOLLOW
         Job("train", launch_command(self.settings.train, arguments), self.folder).run(stopped=self.stopped)
+
+
+class _NewFeedback:
+    """Counts the feedback after a position of the log, and reads each row once however often it is asked."""
+
+    def __init__(self, store: LogReader) -> None:
+        self._store = store
+        self._after = self._upto = self._count = 0
+
+    def count(self, after: int) -> int:
+        """Signals that nobody gave on purpose, and what waits in quarantine, begin no round."""
+        if after != self._after:
+            self._after, self._upto, self._count = after, after, 0
+        if (end := self._store.latest_seq()) > self._upto:
+            rows = self._store.admitted_feedback(after=self._upto, upto=end)
+            self._count += sum(row.kind is not FeedbackKind.IMPLICIT for row in rows)
+            self._upto = end
+        return self._count
 
 
 def launch_command(settings: LaunchSettings, arguments: Mapping[str, Any]) -> list[str]:

@@ -55,6 +55,25 @@ def test_a_round_begins_with_so_many_new_rows_of_feedback(make, store):
     assert is_waiting(stations, after=store.latest_seq())
 
 
+def test_each_row_of_feedback_is_read_once_while_a_round_is_waited_for(make, store, monkeypatch):
+    read, admitted_feedback = [], store.admitted_feedback
+
+    def recorded(**interval):
+        rows = admitted_feedback(**interval)
+        read.extend(row.seq for row in rows)
+        return rows
+
+    monkeypatch.setattr(store, "admitted_feedback", recorded)
+    stations = make(triggers=Triggers(feedback=5))
+    for number in range(4):
+        add_comparisons(store, 1, start=number)
+        assert is_waiting(stations)
+        assert is_waiting(stations)
+    add_comparisons(store, 1, start=4)
+    assert not is_waiting(stations)
+    assert read == [row.seq for row in store.feedback()]
+
+
 def test_a_round_begins_so_many_minutes_after_the_last_one_if_anything_was_said(make, store, registry):
     publish(registry, ModelRole.POLICY)
     stations = make(triggers=Triggers(feedback=0, minutes=1e-9))
