@@ -68,7 +68,9 @@ def server_process(store_url: str, port: int) -> Iterator[subprocess.Popen[bytes
 def _config(app: Any, **options: Any) -> uvicorn.Config:
     # The server's own logging would stay behind in the process of the tests.
     quiet: dict[str, Any] = {"log_config": None, "log_level": "warning", "access_log": False}
-    return uvicorn.Config(app, lifespan="off", ws="none", timeout_keep_alive=75, **quiet, **options)
+    # A client that does not read its reply to the end would keep the server for ever.
+    limits: dict[str, Any] = {"timeout_keep_alive": 75, "timeout_graceful_shutdown": 1}
+    return uvicorn.Config(app, lifespan="off", ws="none", **limits, **quiet, **options)
 
 
 if __name__ == "__main__":

@@ -137,8 +137,16 @@ def _known(hub: FakeHub, owner: str, name: str) -> str:
 @contextlib.contextmanager
 def serving(hub: FakeHub) -> Iterator[str]:
     """Serves it on a free loopback port, and gives the address."""
+    # A client that does not read its reply to the end would keep the server for ever.
     server = uvicorn.Server(
-        uvicorn.Config(fake_hub_app(hub), port=0, log_config=None, log_level="warning", lifespan="off")
+        uvicorn.Config(
+            fake_hub_app(hub),
+            port=0,
+            log_config=None,
+            log_level="warning",
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
     )
     thread = threading.Thread(target=server.run)
     thread.start()
