@@ -439,7 +439,7 @@ def _check_gathers() -> None:
 
 def _check_text_alone(name: str, datasets: Any) -> None:
     for dataset in datasets.values() if isinstance(datasets, dict) else [datasets]:
-        row = {} if dataset is None else next(iter(dataset), {})
+        row: dict[str, Any] = {} if dataset is None else next(iter(dataset), {})
         contents = [message["content"] for message in row.get("prompt", ()) if isinstance(message, dict)]
         parts = [part for content in contents if isinstance(content, list) for part in content]
         if {"image", "images"} & row.keys() or any(part["type"] != "text" for part in parts):

@@ -40,6 +40,7 @@ from .outcome import RefreshOutcome, version_metrics, version_record
 from .reward_model import adapter_to_continue
 from .reward_trainer import OnlineRewardConfig, OnlineRewardTrainer, save_merged
 from .scorer import LiveReward
+from .statements import NothingToTrainOnError
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ class RewardRefresher:
             [`RefreshOutcome`]: What was published and whether it went into service.
 
         Raises:
-            `ValueError`: if the batch holds nothing to train on.
+            [`~online_trl.rewards.statements.NothingToTrainOnError`]: if the batch holds nothing to train on.
         """
         started = time.monotonic()
         self.live.follow()  # to go on from the version in service, which somebody may have rolled back
@@ -184,7 +185,9 @@ class RewardRefresher:
         now = max((statement.said_at for statement in batch.statements), default=None)
         rows = [] if now is None else self._remembered(batch, now, restart=restart)
         if not rows:
-            raise ValueError(f"the feedback in ({batch.after}, {batch.upto}] gives no statement to train on")
+            raise NothingToTrainOnError(
+                f"the feedback in ({batch.after}, {batch.upto}] gives no statement to train on"
+            )
         return rows
 
     def _remembered(self, batch: PreferenceBatch, now: datetime, *, restart: bool) -> list[Statement]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from ..config import ConfigError
 from ..data import PreferenceFeed
 from ..preferences import PreferenceBatch
+from .statements import NothingToTrainOnError
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,12 @@ class Refresher(Protocol):
         ...
 
     def refresh(self, batch: PreferenceBatch) -> Any:
-        """Learns from a batch, on every rank at the same time."""
+        """
+        Learns from a batch, on every rank at the same time.
+
+        Raises:
+            [`~online_trl.rewards.statements.NothingToTrainOnError`]: if it holds nothing to learn from.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -101,7 +107,7 @@ class RefreshSchedule:
 
         Raises:
             [`~online_trl.config.ConfigError`]: if there is no version and too little feedback for a first one, or the
-                first one is refused.
+                first one is refused, or all of that feedback is longer than a reward model takes.
         """
         if self.refresher.is_ready:
             self.refresher.remember(self.feed.take(after=0, upto=self.feed.cursor))
@@ -132,7 +138,10 @@ class RefreshSchedule:
                 Whether it is due in any case, as it is when there is no version yet.
 
         Returns:
-            `bool`: Whether there was a refresh.
+            `bool`: Whether there was a refresh, or one that was skipped as nothing of the batch could be trained on.
+
+        Raises:
+            [`~online_trl.config.ConfigError`]: if that was to be the first version.
         """
         due = due or not self.refresher.is_ready
         needs_log = due or self.rows > 0 or self.on_drift
@@ -184,8 +193,24 @@ class RefreshSchedule:
     def _refresh(self, batch: PreferenceBatch) -> None:
         self._waiting = False
         self._watch(batch.upto, at_least=1)
-        outcome = self.refresher.refresh(batch)
+        outcome = self._outcome_of(batch)
+        # What cannot be trained on would stop the next refresh, too.
         self.feed.commit(batch)
         self._drifted = False
-        if self.on_refresh is not None:
+        if self.on_refresh is not None and outcome is not None:
             self.on_refresh(outcome)
+
+    def _outcome_of(self, batch: PreferenceBatch) -> Any:
+        try:
+            return self.refresher.refresh(batch)
+        except NothingToTrainOnError as error:
+            if not self.refresher.is_ready:
+                raise ConfigError(
+                    f"there is nothing to train a first reward model on: {error}; raise `max_length` in "
+                    "`reward_config`, or collect other feedback"
+                ) from error
+            logger.warning(
+                "no refresh of the reward model on rows %d to %d of the log: %s: going on with the version in service",
+                *(batch.after + 1, batch.upto, error),
+            )
+            return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from trl.data_utils import get_dataset_column_names
 from trl.trainer.utils import pad
 
 from .ensemble import bootstrap_weights
+
+logger = logging.getLogger(__name__)
 
 _FEATURES = Features(
     {
@@ -38,6 +41,10 @@ _FORMATS = (
 )
 
 
+class NothingToTrainOnError(ValueError):
+    """No statement is left that a reward model could learn from."""
+
+
 def tokenize_statements(
     dataset: Dataset | IterableDataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -57,14 +64,15 @@ def tokenize_statements(
         tokenizer (`PreTrainedTokenizerBase`):
             The tokenizer of the reward model.
         max_length (`int`, *optional*):
-            Answers with more tokens are left out, and with them the rows that nothing is left of.
+            Answers with more tokens are left out, and with them, with a warning, the rows that nothing is left of.
         num_proc (`int`, *optional*):
             Processes to use.
         name (`str`, *optional*, defaults to `"train"`):
             What the dataset is called in messages.
 
     Raises:
-        `ValueError`: if the columns are those of no format, a row contradicts itself, or no row is left.
+        `ValueError`: if the columns are those of no format, or a row contradicts itself.
+        [`NothingToTrainOnError`]: if no row is left.
     """
     columns = get_dataset_column_names(dataset)
     if "answers_ids" in columns:
@@ -84,10 +92,22 @@ def tokenize_statements(
             **options,
             **progress,
         )
-        dataset = dataset.filter(_says_something, **options)
-    if isinstance(dataset, Dataset) and len(dataset) == 0:
-        raise ValueError(f"the {name} dataset has no row with answers of at most `max_length` = {max_length} tokens")
-    return dataset
+        fitting = dataset.filter(_says_something, **options)
+    if isinstance(dataset, Dataset):
+        _check_some_fit(len(fitting), len(dataset), max_length, name)
+    return fitting
+
+
+def _check_some_fit(fitting: int, rows: int, max_length: int | None, name: str) -> None:
+    if fitting == 0:
+        raise NothingToTrainOnError(
+            f"the {name} dataset has no row with answers of at most `max_length` = {max_length} tokens"
+        )
+    if fitting < rows:
+        logger.warning(
+            "%d of the %d rows of the %s dataset are left out: their answers have more than `max_length` = %s tokens",
+            *(rows - fitting, rows, name, max_length),
+        )
 
 
 def stable_number(text: str) -> int:

@@ -15,6 +15,7 @@ from online_trl.rewards.memory import ChangePoint
 from online_trl.rewards.refresh import RewardRefresher, learned_upto
 from online_trl.rewards.reward_trainer import OnlineRewardConfig
 from online_trl.rewards.scorer import LiveReward, RewardScorer
+from online_trl.rewards.statements import NothingToTrainOnError
 from online_trl.types import ModelRole, VersionStatus
 from rewards.reward_runs import SETTINGS
 from rewards.statements import START, batch, conversation, label, pair, pairs
@@ -289,8 +290,17 @@ def test_a_refresh_can_start_from_the_initial_model_and_from_a_new_head(make, li
 
 
 def test_nothing_to_train_on_is_refused(refresher):
-    with pytest.raises(ValueError, match=r"feedback in \(5, 5\] gives no statement"):
+    with pytest.raises(NothingToTrainOnError, match=r"feedback in \(5, 5\] gives no statement"):
         refresher.refresh(replace(pairs(1, 1), pairs=(), after=5, upto=5))
+
+
+def test_feedback_that_is_all_too_long_makes_no_version(make, live, registry):
+    short, long = make(), make(max_length=4)
+    short.refresh(pairs(1, 60))
+    with pytest.raises(NothingToTrainOnError, match="no row with answers of at most `max_length` = 4 tokens"):
+        long.refresh(pairs(61, 20))
+    assert [version.name for version in registry.versions(ModelRole.REWARD)] == ["reward-0001"]
+    assert short.refresh(pairs(61, 20)).version == live.version == "reward-0002"
 
 
 def test_a_score_does_not_depend_on_the_other_answers_of_the_batch(tiny_policy):

@@ -205,11 +205,15 @@ def test_the_pull_holds_differences_to_those_of_the_start(tiny_policy, tmp_path)
     assert after_a_flip(10.0) > 0.9
 
 
-def test_answers_that_are_too_long_are_left_out(tiny_policy, tmp_path):
+def test_answers_that_are_too_long_are_left_out(tiny_policy, tmp_path, caplog):
     long = "the quick brown fox " * 20
     rows = [pair(1), pair(2, rejected=long), statement(3, ["yes", long, "no"], (1, 2, 3)), label(4, long, 1.0)]
     trainer = train(tiny_policy, rows, tmp_path, max_steps=1, max_length=40)
     assert trainer.train_dataset["ranks"][:] == [[1, 2], [1, 3]]
+    left_out = (
+        "2 of the 4 rows of the train dataset are left out: their answers have more than `max_length` = 40 tokens"
+    )
+    assert left_out in caplog.messages
     with pytest.raises(ValueError, match="no row with answers of at most `max_length` = 3 tokens"):
         train(tiny_policy, rows, tmp_path, max_length=3)
 

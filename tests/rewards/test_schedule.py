@@ -4,14 +4,16 @@ from feedback import add_comparisons
 from online_trl.config import ConfigError
 from online_trl.data import PreferenceFeed
 from online_trl.rewards.schedule import RefreshSchedule
+from online_trl.rewards.statements import NothingToTrainOnError
 from online_trl.store import FeedbackStore
 
 
 class Recorder:
     """A refresher that learns nothing and remembers what it was asked."""
 
-    def __init__(self, *, is_ready=True, drifts_after=None):
+    def __init__(self, *, is_ready=True, drifts_after=None, takes_nothing_before=0):
         self.is_ready = is_ready
+        self.takes_nothing_before = takes_nothing_before
         self.drifts_after = drifts_after
         self.remembered, self.watched, self.refreshed = [], [], []
 
@@ -26,6 +28,8 @@ class Recorder:
         return self.drifts_after is not None and batch.upto >= self.drifts_after
 
     def refresh(self, batch):
+        if batch.after < self.takes_nothing_before:
+            raise NothingToTrainOnError("no row is short enough")
         self.refreshed.append((batch.after, batch.upto))
         self.is_ready = True
         return batch.upto
@@ -77,6 +81,27 @@ def test_too_little_for_a_first_version_says_what_to_do(store):
     add(store, 3)
     with pytest.raises(ConfigError, match=r"holds 3 statements .* 4 are needed: .*online-trl import"):
         schedule(store, Recorder(is_ready=False)).begin()
+
+
+def test_a_refresh_that_nothing_can_be_trained_on_is_skipped_and_the_next_one_is_not(store, caplog):
+    refresher, outcomes = Recorder(takes_nothing_before=1), []
+    skipping = schedule(store, refresher, on_drift=False, on_refresh=outcomes.append)
+    skipped = add(store, 5)
+    assert skipping.run_if_due(due=True)
+    assert (skipping.feed.cursor, refresher.refreshed, outcomes) == (skipped, [], [])
+    assert caplog.messages == [
+        f"no refresh of the reward model on rows 1 to {skipped} of the log: no row is short enough: going on with the "
+        "version in service"
+    ]
+    upto = add(store, 5)
+    assert skipping.run_if_due(due=True)
+    assert (refresher.refreshed, outcomes) == ([(skipped, upto)], [upto])
+
+
+def test_a_first_version_that_nothing_can_be_trained_on_says_what_to_do(store):
+    add(store, 5)
+    with pytest.raises(ConfigError, match="no row is short enough; raise `max_length` in `reward_config`"):
+        schedule(store, Recorder(is_ready=False, takes_nothing_before=1)).begin()
 
 
 def test_without_a_version_a_refresh_is_due_as_soon_as_there_is_enough(store):
