@@ -11,11 +11,17 @@ import torch
 import trl
 from datasets import Dataset
 from packaging.version import Version
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from feedback import WriteEachStep, add_comparisons
+from online_trl.callbacks import EvaluateCallback
 from online_trl.config import ConfigError
+from online_trl.evaluate_script import Evaluation
+from online_trl.evaluation_settings import EvaluationSettings
+from online_trl.registry import copy_model
 from online_trl.rewards.scorer import LiveReward
+from online_trl.script import Job, run
 from online_trl.types import ModelRole
 from trainer_runs import brevity, logged, ones
 
@@ -157,6 +163,35 @@ def test_the_reward_model_is_refreshed_and_fresh_prompts_arrive_while_it_trains(
     assert not report["missing_keys"]
     policy = trainer.model.policy.state_dict()
     assert all(torch.equal(weight, policy[name]) for name, weight in saved.state_dict().items())
+
+
+@needs_ppo
+def test_its_policy_is_evaluated_while_it_trains_and_published_like_that_of_any_trainer(
+    tiny_policy, tmp_path, prompts, registry
+):
+    registry.publish(ModelRole.POLICY, copy_model(tiny_policy))
+    registry.promote("policy-0001", "the first")
+    prompts.to_json(tmp_path / "prompts.jsonl")
+    settings = EvaluationSettings(
+        dataset_name=str(tmp_path / "prompts.jsonl"),
+        num_prompts=4,
+        judges=["trainer_runs:brevity"],
+        max_completion_length=6,
+        device="cpu",
+    )
+    trainer = make(tiny_policy, tmp_path / "out", [brevity], prompts, episodes=32)
+    callback = EvaluateCallback(trainer, Evaluation(settings, registry).evaluate_folder, steps=2)
+    trainer.add_callback(callback)
+    job = Job(prompts=prompts, reward_funcs=[brevity], store=None, registry=registry)
+    assert run(trainer, job) == "policy-0002"
+
+    assert [each.policy_version for each in callback.evaluations] == ["step-2", "step-4"]
+    assert logged(trainer, "eval_kl") == [each.figures["kl"].mean for each in callback.evaluations]
+    assert logged(trainer, "eval_kl")[1] > 0  # it is the policy in training that was looked at
+    published = load_file(registry.path("policy-0002") / "model.safetensors")
+    policy = trainer.model.policy.state_dict()
+    assert all(weight.equal(policy[name]) for name, weight in published.items())
+    assert registry.get("policy-0002").parent == "policy-0001"
 
 
 @needs_ppo
