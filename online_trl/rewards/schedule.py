@@ -138,7 +138,8 @@ class RefreshSchedule:
                 Whether it is due in any case, as it is when there is no version yet.
 
         Returns:
-            `bool`: Whether there was a refresh, or one that was skipped as nothing of the batch could be trained on.
+            `bool`: Whether there was a refresh. One is skipped, with a warning, if nothing of its feedback can be
+            trained on.
 
         Raises:
             [`~online_trl.config.ConfigError`]: if that was to be the first version.
@@ -154,8 +155,7 @@ class RefreshSchedule:
         if found < self.min_statements:
             self._wait(found)
             return False
-        self._refresh(batch)
-        return True
+        return self._refresh(batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where the schedule is, for the checkpoint."""
@@ -190,15 +190,17 @@ class RefreshSchedule:
             )
         self._waiting = True
 
-    def _refresh(self, batch: PreferenceBatch) -> None:
-        self._waiting = False
+    def _refresh(self, batch: PreferenceBatch) -> bool:
         self._watch(batch.upto, at_least=1)
         outcome = self._outcome_of(batch)
-        # What cannot be trained on would stop the next refresh, too.
+        # Feedback that cannot be trained on is done with, too: the next refresh waits for other.
         self.feed.commit(batch)
-        self._drifted = False
-        if self.on_refresh is not None and outcome is not None:
+        self._drifted, self._waiting = False, outcome is None
+        if outcome is None:
+            return False
+        if self.on_refresh is not None:
             self.on_refresh(outcome)
+        return True
 
     def _outcome_of(self, batch: PreferenceBatch) -> Any:
         try:

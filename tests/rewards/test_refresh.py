@@ -334,3 +334,5 @@ def test_damaged_files_are_not_put_into_service(refresher, live, registry):
         file.write(" ")
     with pytest.raises(RegistryError, match=r"config\.json"):
         live.load(version)
+    with pytest.raises(RegistryError, match=f"the files of {version} .*restore them from a copy, or go back to"):
+        refresher.refresh(pairs(61, 60))

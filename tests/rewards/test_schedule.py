@@ -87,7 +87,8 @@ def test_a_refresh_that_nothing_can_be_trained_on_is_skipped_and_the_next_one_is
     refresher, outcomes = Recorder(takes_nothing_before=1), []
     skipping = schedule(store, refresher, on_drift=False, on_refresh=outcomes.append)
     skipped = add(store, 5)
-    assert skipping.run_if_due(due=True)
+    assert not skipping.run_if_due(due=True)
+    assert not skipping.run_if_due(due=True)
     assert (skipping.feed.cursor, refresher.refreshed, outcomes) == (skipped, [], [])
     assert caplog.messages == [
         f"no refresh of the reward model on rows 1 to {skipped} of the log: no row is short enough: going on with the "

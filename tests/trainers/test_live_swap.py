@@ -65,12 +65,13 @@ def test_each_step_logs_the_version_that_paid_it(kind, tiny_policy, tmp_path, pr
     assert [set(table["reward_version"]) for table in tables] == [{version} for version in used]
 
 
+@pytest.mark.parametrize("kind", TRAINERS)
 def test_without_new_feedback_it_trains_on_what_is_known_and_says_so_once(
-    tiny_policy, tmp_path, prompts, store, registry, caplog
+    kind, tiny_policy, tmp_path, prompts, store, registry, caplog
 ):
     add_comparisons(store, 40)
     trainer = make(
-        "grpo", tiny_policy, tmp_path, [LiveReward(registry)], prompts, store=store, refresh_steps=1, max_steps=4,
+        kind, tiny_policy, tmp_path, [LiveReward(registry)], prompts, store=store, refresh_steps=1, max_steps=4,
         reward_config=REWARD,
     )  # fmt: skip
     trainer.train()
@@ -84,9 +85,9 @@ def test_without_new_feedback_it_trains_on_what_is_known_and_says_so_once(
     )
 
 
-@pytest.mark.parametrize("damage", ["gone", "changed"])
+@pytest.mark.parametrize(("kind", "damage"), [("grpo", "gone"), ("ppo", "changed")])
 def test_a_version_that_cannot_be_read_is_not_taken_over(
-    damage, tiny_policy, tmp_path, prompts, registry, publish, caplog
+    kind, damage, tiny_policy, tmp_path, prompts, registry, publish, caplog
 ):
     def spoil():
         folder = registry.path(publish())
@@ -96,7 +97,7 @@ def test_a_version_that_cannot_be_read_is_not_taken_over(
     live = LiveReward(registry)
     settings = {"max_steps": 6, "refresh_mode": "follow", "logging_steps": 3}
     trainer = make(
-        "grpo", tiny_policy, tmp_path, [live], prompts, callbacks=[AtStep({2: spoil, 4: publish})], **settings
+        kind, tiny_policy, tmp_path, [live], prompts, callbacks=[AtStep({2: spoil, 4: publish})], **settings
     )
     trainer.train()
     assert logged(trainer, "live_reward/version") == [1.0, 3.0]  # the last one, and no mean of several
@@ -105,18 +106,18 @@ def test_a_version_that_cannot_be_read_is_not_taken_over(
     assert "reward-0002" in warning
 
 
-@pytest.mark.parametrize("damage", ["gone", "changed"])
+@pytest.mark.parametrize(("kind", "damage"), [("grpo", "gone"), ("ppo", "changed")])
 def test_a_run_does_not_begin_or_resume_with_a_version_that_cannot_be_read(
-    damage, tiny_policy, tmp_path, prompts, registry, publish
+    kind, damage, tiny_policy, tmp_path, prompts, registry, publish
 ):
     first = publish()
     settings = {"max_steps": 1, "refresh_mode": "follow", "save_strategy": "steps", "save_steps": 1}
-    make("grpo", tiny_policy, tmp_path, [LiveReward(registry)], prompts, **settings).train()
+    make(kind, tiny_policy, tmp_path, [LiveReward(registry)], prompts, **settings).train()
     folder = registry.path(first)
     shutil.rmtree(folder) if damage == "gone" else (folder / "config.json").write_text("{}")
     with pytest.raises(RegistryError, match=f"{first}.*; restore them from a copy, or go back to an earlier version"):
-        make("grpo", tiny_policy, tmp_path, [LiveReward(registry)], prompts, **settings)
+        make(kind, tiny_policy, tmp_path, [LiveReward(registry)], prompts, **settings)
     publish()
-    trainer = make("grpo", tiny_policy, tmp_path, [LiveReward(registry)], prompts, **{**settings, "max_steps": 2})
+    trainer = make(kind, tiny_policy, tmp_path, [LiveReward(registry)], prompts, **{**settings, "max_steps": 2})
     with pytest.raises(RegistryError, match=f"{first}"):
         trainer.train(resume_from_checkpoint=True)
