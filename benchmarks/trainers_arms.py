@@ -257,7 +257,8 @@ def _engine_settings(arm: Arm, folder: Path) -> dict[str, Any]:
 def _trl_ppo(arm: Arm, folder: Path, dataset: Dataset, concise: Concise) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from online_trl.trl_ppo import OnlineTRLPPOConfig, OnlineTRLPPOTrainer, PPOTrainer
+    from online_trl.trl_ppo import OnlineTRLPPOConfig, OnlineTRLPPOTrainer
+    from online_trl.trl_ppo.trainer import PPOTrainer
 
     args = OnlineTRLPPOConfig(
         **_common(arm, folder),

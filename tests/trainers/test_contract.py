@@ -41,7 +41,7 @@ SIGNATURES = [
         GRPOTrainer,
         "_calculate_rewards",
         "self inputs prompts completions completion_ids_list",
-        "online_trl/trainer.py and online_trl/ppo.py, `_calculate_rewards`",
+        "online_trl/trainer.py and online_trl/ppo/trainer.py, `_calculate_rewards`",
     ),
     (GRPOTrainer, "_log_metric", "self name value", "online_trl/trainer.py, `_tokenize_prompts`"),
     (GRPOTrainer, "_get_train_sampler", "self dataset", "online_trl/checkpoint.py, `_get_train_sampler`"),
@@ -51,26 +51,26 @@ SIGNATURES = [
         GRPOTrainer,
         "_generate_and_score_completions",
         "self inputs",
-        "online_trl/ppo.py, `_generate_and_score_completions`",
+        "online_trl/ppo/trainer.py, `_generate_and_score_completions`",
     ),
-    (GRPOTrainer, "_compute_loss", "self model inputs", "online_trl/ppo.py, `_compute_loss`"),
+    (GRPOTrainer, "_compute_loss", "self model inputs", "online_trl/ppo/trainer.py, `_compute_loss`"),
     (
         GRPOTrainer,
         "_get_per_token_logps_and_entropies",
         "self model input_ids attention_mask logits_to_keep batch_size …",
-        "online_trl/ppo.py, `_policy_logps`",
+        "online_trl/ppo/trainer.py, `_policy_logps`",
     ),
-    (VLLMGeneration, "_iter_named_params", "self", "online_trl/ppo.py, `_send_policy_alone`"),
+    (VLLMGeneration, "_iter_named_params", "self", "online_trl/ppo/trainer.py, `_send_policy_alone`"),
     (Trainer, "train", "self resume_from_checkpoint …", "online_trl/checkpoint.py, `train`"),
     (Trainer, "log", "self logs start_time", "online_trl/trainer.py"),
-    (Trainer, "_save", "self output_dir state_dict", "online_trl/ppo.py, `_save`"),
+    (Trainer, "_save", "self output_dir state_dict", "online_trl/ppo/trainer.py, `_save`"),
     (
         Trainer,
         "_load_from_checkpoint",
         "self resume_from_checkpoint model",
-        "online_trl/ppo.py, `_load_from_checkpoint`",
+        "online_trl/ppo/trainer.py, `_load_from_checkpoint`",
     ),
-    (Trainer, "_load_best_model", "self", "online_trl/ppo.py, `_load_best_model`"),
+    (Trainer, "_load_best_model", "self", "online_trl/ppo/trainer.py, `_load_best_model`"),
     (
         RewardTrainer,
         "_prepare_dataset",
@@ -104,7 +104,7 @@ SIGNATURES = [
         "online_trl/rewards/statements.py, `StatementCollator`",
     ),
     (None, disable_dropout_in_model, "model", "online_trl/critic.py"),
-    (None, disable_gradient_checkpointing, "model gradient_checkpointing_kwargs", "online_trl/ppo.py"),
+    (None, disable_gradient_checkpointing, "model gradient_checkpointing_kwargs", "online_trl/ppo/trainer.py"),
     (None, get_dataset_column_names, "dataset", "online_trl/rewards/statements.py"),
     (None, is_conversational, "example", "online_trl/trainer.py"),
 ]
@@ -174,7 +174,10 @@ def test_prompts_are_lists_of_tokens(run):
 
 
 def test_rewards_have_a_column_for_each_function(run):
-    where = changed("what `_calculate_rewards` returns", "`_calculate_rewards` in online_trl/trainer.py and ppo.py")
+    where = changed(
+        "what `_calculate_rewards` returns",
+        "`_calculate_rewards` in trainer.py and ppo/trainer.py",
+    )
     assert run.returned["_calculate_rewards"][0].shape == (8, 2), where
     assert run.reward_func_names == ["brevity", "ones"], where
     assert run.reward_weights.tolist() == [1.0, 1.0], where
@@ -183,7 +186,7 @@ def test_rewards_have_a_column_for_each_function(run):
 
 def test_completions_come_with_these_tensors(run):
     output = run.returned["_generate_and_score_completions"][0]
-    where = changed("what `_generate_and_score_completions` returns", "online_trl/ppo.py, the method of that name")
+    where = changed("what `_generate_and_score_completions` returns", "online_trl/ppo/trainer.py")
     assert set(output) == {
         "prompt_ids",
         "prompt_mask",
@@ -201,14 +204,14 @@ def test_completions_come_with_these_tensors(run):
 
 
 def test_a_loss_takes_an_advantage_for_each_token(run):
-    where = changed("`_compute_loss`", "online_trl/ppo.py, `_compute_loss`")
+    where = changed("`_compute_loss`", "online_trl/ppo/trainer.py, `_compute_loss`")
     assert len(run.returned["_compute_loss"]) == 4, where
     assert all(loss.ndim == 0 and loss.isfinite() for loss in run.returned["_compute_loss"]), where
 
 
 def test_log_probabilities_come_first(run):
     logps, *others = run.returned["_get_per_token_logps_and_entropies"][0]
-    where = changed("`_get_per_token_logps_and_entropies`", "online_trl/ppo.py, `_policy_logps`")
+    where = changed("`_get_per_token_logps_and_entropies`", "online_trl/ppo/trainer.py, `_policy_logps`")
     assert logps.shape[0] == 8, where
     assert (logps <= 0).all(), where
     assert len(others) == 2, where
@@ -220,7 +223,7 @@ def test_a_generation_serves_its_steps(run):
     assert len(run.returned["_generate_and_score_completions"]) == 2, where
     assert len(run._buffered_inputs) == run.args.steps_per_generation, where
     assert set(run._metrics) == {"train", "eval"}, where
-    assert len(run._logs["advantages"]) == 8, changed("`_logs`", "online_trl/ppo.py, `_show_advantages`")
+    assert len(run._logs["advantages"]) == 8, changed("`_logs`", "online_trl/ppo/trainer.py, `_show_advantages`")
 
 
 def test_the_state_of_the_trainer_is_the_last_file_of_a_checkpoint(run):

@@ -18,7 +18,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 from online_trl.checkpoint import last_complete_checkpoint
 from online_trl.config import ConfigError
 from online_trl.critic import AdapterCritic, HeadCritic, ModelCritic, is_critic_name
-from online_trl.ppo import _send_policy_alone
+from online_trl.ppo.trainer import _send_policy_alone
 from online_trl.rewards.scorer import LiveReward
 from online_trl.types import ModelRole
 from trainer_runs import brevity, logged, make

@@ -229,7 +229,7 @@ def test_two_processes_train_on_one_view_of_the_log(config, tiny_policy, tmp_pat
 
 @needs_ppo
 def test_the_rows_of_a_slice_are_those_of_the_batch_in_use(tiny_policy):
-    from online_trl.trl_ppo import PromptCollator
+    from online_trl.trl_ppo.prompts import PromptCollator
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_policy)
     collator = PromptCollator(

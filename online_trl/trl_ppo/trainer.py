@@ -1,19 +1,13 @@
-"""TRL's own `PPOTrainer`, the last of which is in TRL 1.12, on live feedback.
-
-That trainer wants prompts as token ids and a reward model as a module. It gets both here: a collator turns prompts
-into ids, and a module computes the scores of whole sequences with reward functions. How it trains is left to it.
-"""
+"""TRL's `PPOTrainer` with prompts and reward functions as the other trainers take them, and on live feedback."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import inspect
-import warnings
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
@@ -26,163 +20,19 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.modeling_outputs import BaseModelOutput
 from trl.data_utils import is_conversational
+from trl.experimental.ppo import PPOTrainer
 
-from .config import ConfigError, OnlineArguments
-from .prompts import PromptLimit
-from .rewards.functions import name_of
-from .trainer import OnlineTrainerMixin
+from ..config import ConfigError
+from ..prompts import PromptLimit
+from ..rewards.functions import name_of
+from ..trainer import OnlineTrainerMixin
+from .config import OnlineTRLPPOConfig
+from .prompts import PromptCollator, Row
+from .sequence_reward import SequenceReward
 
-try:
-    with warnings.catch_warnings():
-        # TRL warns that what is experimental may change or be removed; this was, and the last release of it is pinned.
-        warnings.simplefilter("ignore")
-        from trl.experimental.ppo import PPOConfig, PPOTrainer
-except ModuleNotFoundError as error:
-    if error.name != "trl.experimental.ppo":
-        raise
-    raise ImportError(
-        "TRL has no `PPOTrainer` since 1.13. Use `online_trl.ppo.OnlinePPOTrainer`, which runs on the GRPO engine of "
-        "any TRL, or `pip install trl==1.12.0`"
-    ) from error
-
-Row = dict[str, Any]
 # As TRL's other trainers load what they train: steps of usual size would be rounded away in half precision.
 _DTYPE = torch.float32
-
-
-@dataclass
-class OnlineTRLPPOConfig(OnlineArguments, PPOConfig):
-    """
-    Configuration of [`OnlineTRLPPOTrainer`]: every field of TRL's `PPOConfig`, those of
-    [`~online_trl.config.OnlineArguments`], and the ones below.
-
-    Args:
-        stop_token (`str`, *optional*, defaults to `"eos"`):
-            Where an answer ends. TRL's own default, `None`, lets each one run on to `response_length`.
-        reward_weights (`list[float]`, *optional*):
-            Weight of each reward function. Defaults to 1 for each.
-    """
-
-    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*PPOConfig._VALID_DICT_FIELDS, "reward_config", "reward_lora"]
-
-    # What the trainers of the GRPO family have fields for: one answer to each prompt, and a rollout each step.
-    num_generations: ClassVar[int] = 1
-    steps_per_generation: ClassVar[int] = 1
-    num_iterations: ClassVar[int] = 1
-
-    stop_token: Literal["eos"] | None = field(default="eos", metadata={"help": "Where an answer ends."})
-    reward_weights: list[float] | None = field(default=None, metadata={"help": "Weight of each reward function."})
-
-    def __post_init__(self) -> None:
-        self.check_online_arguments()
-        super().__post_init__()
-
-    @property
-    def generation_batch_size(self) -> int:
-        """Completions of one rollout over all ranks, which TRL counts when it makes the trainer."""
-        return self.batch_size
-
-
-class SequenceReward(nn.Module):
-    """
-    A function in the shape of a reward model as `PPOTrainer` calls it: a backbone whose hidden states a `score` layer
-    reads. The reward stands at each position of its sequence, and so at the one that the trainer picks.
-
-    Args:
-        function (`Callable[[torch.Tensor, torch.Tensor], torch.Tensor]`):
-            Called with token ids and their attention mask, each of shape `(B, T)`; returns rewards of shape `(B,)`.
-        config (`PreTrainedConfig`):
-            That of the policy, of which DeepSpeed asks the size.
-    """
-
-    base_model_prefix = "backbone"
-
-    def __init__(self, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], config: Any) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone = _FunctionBackbone(function)
-        self.score = nn.Identity()
-        # DeepSpeed refuses a module without any weights.
-        self.weight = nn.Parameter(torch.zeros(1), requires_grad=False)
-
-
-class _FunctionBackbone(nn.Module):
-    def __init__(self, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> BaseModelOutput:
-        rewards = self.function(input_ids, attention_mask)
-        return BaseModelOutput(hidden_states=(rewards.view(-1, 1, 1).expand(*input_ids.shape, 1),))
-
-
-@dataclass
-class _Batch:
-    """A batch, and how many of its rows were asked for: the same prompts may come again in a later one."""
-
-    input_ids: torch.Tensor
-    rows: list[Row]
-    asked: int = 0
-
-
-class PromptCollator:
-    """
-    Turns rows with prompts, conversational or plain, into the batches of token ids that `PPOTrainer` reads, and tells
-    which rows a batch was made of.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`):
-            Tokenizer of the policy.
-        draw (`Callable[[list[dict]], list[dict]]`):
-            Called with the rows of each batch; returns those to use, some of them replaced by fresh ones.
-        tokenize (`Callable[[list], list[list[int]]]`):
-            Called with the prompts of those rows; returns the token ids of each.
-        slice_size (`int`):
-            Sequences that the trainer scores at once.
-    """
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        draw: Callable[[list[Row]], list[Row]],
-        tokenize: Callable[[list[Any]], list[list[int]]],
-        slice_size: int,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.draw = draw
-        self.tokenize = tokenize
-        self.slice_size = slice_size
-        # The dataloader is a batch ahead of the trainer, and may have batches for evaluation that are never used.
-        self._batches: deque[_Batch] = deque(maxlen=8)
-
-    def __call__(self, features: list[Row]) -> dict[str, torch.Tensor]:
-        rows = self.draw(features)
-        input_ids = self.tokenize([row["prompt"] for row in rows])
-        padded = self.tokenizer.pad({"input_ids": input_ids}, padding_side="left", return_tensors="pt")
-        self._batches.append(_Batch(padded["input_ids"] * padded["attention_mask"], rows))
-        return {"input_ids": padded["input_ids"]}
-
-    def rows_of(self, input_ids: torch.Tensor) -> tuple[list[Row], int]:
-        """
-        Finds the rows behind sequences that begin with the prompts of a batch, or of a slice of one.
-
-        Args:
-            input_ids (`torch.Tensor` of shape `(B, T)`):
-                Prompts and completions, with 0 where the prompts are padded.
-
-        Returns:
-            `tuple[list[dict], int]`: The rows, and the length of the padded prompts.
-        """
-        found, count = input_ids.cpu(), len(input_ids)
-        for batch in self._batches:
-            width = batch.input_ids.shape[1]
-            for start in range(batch.asked, len(batch.rows), self.slice_size):
-                if torch.equal(batch.input_ids[start : start + count], found[:, :width]):
-                    batch.asked = start + count
-                    return batch.rows[start : start + count], width
-        raise RuntimeError("these sequences begin with no prompts of a recent batch")
 
 
 class _StoppedError(Exception):
