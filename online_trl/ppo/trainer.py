@@ -246,7 +246,7 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
         means = (advantages * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
         of_all_ranks = self.accelerator.gather(means).tolist()
         table = self._logs["advantages"]
-        for _ in of_all_ranks:
+        for _ in range(min(len(table), len(of_all_ranks))):  # it is as long as a rollout, which an evaluation may pass
             table.pop()
         table.extend(of_all_ranks)
 
