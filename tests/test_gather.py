@@ -137,7 +137,7 @@ def test_what_users_said_is_told_by_version_and_along_the_log(store: FeedbackSto
     assert (base.chats.satisfaction.mean, better.chats.satisfaction.mean) == (0.0, 1.0)
     assert better.chats.response_rate.mean == 0.5
     assert worse.chats is None
-    assert [(look.at, look.estimate.n) for look in report.looks[BASE]] == [(12, 4), (17, 6)]
+    assert [(look.at, look.estimate.n) for look in report.looks[BASE]] == [(10, 2), (20, 6)]
     assert report.looks[BASE][-1].estimate == base.chats.satisfaction
     rate = report.win_rates[BETTER, BASE]
     assert (rate.n, rate.mean > 0.7) == (8, True)
@@ -166,7 +166,7 @@ def test_samples_and_lineage_are_of_the_versions_chosen(store: FeedbackStore, re
 
 
 def test_a_log_without_a_registry_and_a_registry_without_a_log_are_told_too(store: FeedbackStore, tmp_path: Path):
-    nothing = Gatherer(store, serving="qwen").report()
+    nothing = Gatherer(store).report(serving="qwen")
     assert nothing.headline == "qwen is in service; too little was judged to say more."
     assert "nan" not in json.dumps(plain_report(nothing))
     chat(store, "qwen", {USERS[0]: True})
@@ -197,7 +197,7 @@ def test_the_loop_tells_what_it_is_at_and_what_went_wrong(tmp_path: Path):
 def test_a_loop_that_was_killed_is_not_running_and_keeps_nothing_up(store: FeedbackStore, tmp_path: Path):
     LoopState(tmp_path / "loop.json").enter("0/begin")
     (tmp_path / "processes.json").write_text(json.dumps({"server": "up"}))
-    report = Gatherer(store, serving="qwen").report()
+    report = Gatherer(store).report(serving="qwen")
 
     def page() -> str:
         shown = replace(report, loop=loop_status(tmp_path))

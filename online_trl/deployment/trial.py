@@ -7,7 +7,7 @@ from functools import partial
 
 from ..canary import CanarySettings, assign, decide_canary
 from ..evaluation import canary_feedback
-from ..evaluation.opinions import Answer
+from ..evaluation.opinions import Answer, OpinionReader
 from ..registry import ModelRegistry
 from ..store import LogReader
 from ..types import (
@@ -47,6 +47,7 @@ class CanaryTrial:
         self.store = store
         self.settings = settings
         self.wait = wait
+        self._readers: dict[str, OpinionReader] = {}
 
     def run(self, version: str) -> GateDecision:
         """
@@ -77,14 +78,21 @@ class CanaryTrial:
 
     def look(self, canary: Canary) -> CanaryDecision:
         """Returns what users have said so far, and what follows."""
-        first = self.store.interactions(policy_version=canary.version, purpose=Purpose.CHAT, limit=1)
-        # What came before the candidate's first answer is not part of the canary, and need not be read.
-        after = (first[0].seq or 1) - 1 if first else self.store.latest_seq()
-        feedback = canary_feedback(
-            self.store, canary.version, canary.incumbent, counts=partial(_was_drawn, canary), after=after
-        )
+        drawn = self._reader(canary).read().among(partial(_was_drawn, canary))
+        feedback = canary_feedback(drawn, canary.version, canary.incumbent)
         hours = (utcnow() - canary.started_at).total_seconds() / 3600
         return decide_canary(feedback, settings=self.settings, hours=hours)
+
+    def _reader(self, canary: Canary) -> OpinionReader:
+        """Returns what reads on from where the look before ended: a canary may last for weeks."""
+        if canary.canary_id not in self._readers:
+            end = self.store.latest_seq()
+            first = self.store.interactions(policy_version=canary.version, purpose=Purpose.CHAT, upto=end, limit=1)
+            # What came before the candidate's first answer is not part of the canary, and need not be read.
+            after = (first[0].seq or 1) - 1 if first else end
+            reader = OpinionReader(self.store, Purpose.CHAT, canary.version, canary.incumbent, after=after)
+            self._readers[canary.canary_id] = reader
+        return self._readers[canary.canary_id]
 
     def _begun(self, version: str) -> Canary | None:
         """Returns the canary of a version, after beginning it; none if somebody has decided about it by hand."""

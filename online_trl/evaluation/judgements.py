@@ -9,12 +9,10 @@ on) have an interval for a fixed sample; live feedback, which people watch and a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ..estimates import bradley_terry, confidence_sequence, mean_estimate
 from ..store import LogReader
 from ..types import CanaryFeedback, Estimate, FeedbackKind, Judgements, Purpose, SatisfactionReport, VersionFeedback
-from .opinions import Answer, Opinions
+from .opinions import Opinions
 
 _UNIT = (0.0, 1.0)
 
@@ -117,29 +115,16 @@ def report_opinions(opinions: Opinions, *, reference: str | None = None) -> tupl
     return tuple(_report(opinions, version, win_rates.get(version)) for version in opinions.versions)
 
 
-def canary_feedback(
-    store: LogReader,
-    candidate: str,
-    incumbent: str,
-    *,
-    counts: Callable[[Answer], bool] = lambda answer: True,
-    after: int = 0,
-    upto: int | None = None,
-) -> CanaryFeedback:
+def canary_feedback(opinions: Opinions, candidate: str, incumbent: str) -> CanaryFeedback:
     """
-    Gathers what users said of the chats that two versions answered side by side.
+    Gathers what users said of what two versions answered side by side.
 
     Args:
-        store ([`~online_trl.store.LogReader`]):
-            The log.
+        opinions ([`~online_trl.evaluation.opinions.Opinions`]):
+            What users said of the answers that count: those that the draw of the canary gave to their users.
         candidate (`str`), incumbent (`str`):
             Names of the versions.
-        counts (`Callable[[Answer], bool]`, *optional*):
-            Whether an answer counts: one that the draw of the canary gave to its user. Defaults to all.
-        after (`int`, *optional*, defaults to `0`), upto (`int`, *optional*):
-            The interval `(after, upto]` of the log in which both served. It ends with the log by default.
     """
-    opinions = Opinions.read(store, Purpose.CHAT, candidate, incumbent, after=after, upto=upto).among(counts)
     return CanaryFeedback(
         candidate=VersionFeedback(opinions.scores(candidate), opinions.responses(candidate)),
         incumbent=VersionFeedback(opinions.scores(incumbent), opinions.responses(incumbent)),

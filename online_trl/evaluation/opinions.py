@@ -1,10 +1,10 @@
-"""What users said of the answers of a log: read once, and asked about any version, at any position."""
+"""What users said of the answers of a log: asked about any version, at any position, and read on as the log grows."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import NamedTuple
@@ -35,6 +35,24 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Said:
+    """
+    Feedback that counts.
+
+    Args:
+        rows (`Sequence[Feedback]`):
+            All of it, in the order of the log.
+    """
+
+    rows: Sequence[Feedback]
+
+    @cached_property
+    def standing(self) -> Sequence[Feedback]:
+        """What nobody took back or replaced."""
+        return standing_feedback(self.rows)
+
+
+@dataclass(frozen=True)
 class Opinions:
     """
     Answers, and what was said of them. What users took back or replaced does not count.
@@ -42,34 +60,19 @@ class Opinions:
     Args:
         answers (`Mapping[str, Answer]`):
             The answers by their ids, in the order of the log.
-        said (`Sequence[Feedback]`):
-            All feedback that counts from the first of them on, in the order of the log.
+        said ([`Said`]):
+            The feedback from the first of them on.
     """
 
     answers: Mapping[str, Answer]
-    said: Sequence[Feedback]
+    said: Said
 
     @classmethod
     def read(
         cls, store: LogReader, purpose: Purpose | None, *versions: str, after: int = 0, upto: int | None = None
     ) -> Opinions:
         """Reads the answers of some versions, or of all, in an interval of the log, and the feedback on them."""
-        answers = {
-            answer.interaction_id: Answer(
-                answer.seq or 0,
-                answer.created_at,
-                answer.purpose,
-                answer.policy_version,
-                answer.user_id,
-                answer.session_id,
-            )
-            for version in versions or (None,)
-            for answer in _pages(store, purpose, version, after, upto)
-        }
-        if not answers:
-            return cls({}, ())
-        first = min(answer.seq for answer in answers.values())
-        return cls(answers, store.admitted_feedback(after=first, upto=upto))
+        return OpinionReader(store, purpose, *versions, after=after).read(upto)
 
     def of(self, purpose: Purpose) -> Opinions:
         """Returns the answers of one purpose, and what was said of them."""
@@ -82,17 +85,17 @@ class Opinions:
     def at(self, position: int) -> Opinions:
         """Returns what was known at an earlier position of the log."""
         answers = {name: answer for name, answer in self.answers.items() if answer.seq <= position}
-        return Opinions(answers, [row for row in self.said if (row.seq or 0) <= position])
+        return Opinions(answers, Said([row for row in self.said.rows if (row.seq or 0) <= position]))
 
     @property
     def versions(self) -> list[str]:
         """The versions that answered, in the order of their first answers."""
         return list(self._answers_of)
 
-    @cached_property
+    @property
     def rows(self) -> Sequence[Feedback]:
         """The feedback that stands, in the order of the log."""
-        return standing_feedback(self.said)
+        return self.said.standing
 
     def scores(self, policy_version: str, *kinds: FeedbackKind) -> Judgements:
         """Thumbs and ratings of a version, or one of the two."""
@@ -169,6 +172,85 @@ class Opinions:
             if len(row.interaction_ids) == 1 and answer is not None:
                 about[answer.policy_version].append((row, answer))
         return dict(about)
+
+
+class OpinionReader:
+    """
+    Reads the opinions of a log that grows, each time only the rows that are new.
+
+    What was read before stays true but for two things: an erasure removes rows, and feedback that comes out of
+    quarantine may change what others replaced. After either, everything is read again.
+
+    Args:
+        store ([`~online_trl.store.LogReader`]):
+            The log.
+        purpose ([`~online_trl.types.Purpose`], *optional*):
+            Which answers count. Defaults to all.
+        *versions (`str`):
+            Whose answers count. Defaults to all.
+        after (`int`, *optional*, defaults to `0`):
+            Row of the log after which to begin.
+    """
+
+    def __init__(self, store: LogReader, purpose: Purpose | None = None, *versions: str, after: int = 0) -> None:
+        self.store = store
+        self.purpose = purpose
+        self.versions = versions
+        self.after = after
+        self.times_begun = 1
+        """How often everything was read: what was made of opinions that were read before the last time is outdated."""
+        self._answers: dict[str, Answer] = {}
+        self._said: list[Feedback] = []
+        self._first: int | None = None
+        self._position = after
+
+    def read(self, upto: int | None = None) -> Opinions:
+        """
+        Returns the opinions of the log up to a row.
+
+        Args:
+            upto (`int`, *optional*):
+                The row, not before that of an earlier call. Defaults to the end of the log.
+        """
+        upto = self.store.latest_seq() if upto is None else upto
+        if self._is_outdated(upto):
+            self._begin_anew()
+        for version in self.versions or (None,):
+            for answer in _pages(self.store, self.purpose, version, self._position, upto):
+                self._answers[answer.interaction_id] = _answer(answer)
+        if self._answers:
+            # What was said before the first answer is about none of them.
+            self._first = self._first or min(answer.seq for answer in self._answers.values())
+            said = self.store.admitted_feedback(after=max(self._first, self._position), upto=upto)
+            self._said += [_without_words(row) for row in said]
+        self._position = upto
+        return Opinions(dict(self._answers), Said(list(self._said)))
+
+    def _begin_anew(self) -> None:
+        self.times_begun += 1
+        self._answers, self._said = {}, []
+        self._first, self._position = None, self.after
+
+    def _is_outdated(self, upto: int) -> bool:
+        """Whether something since the last call reaches back to what was read before it."""
+        if not self._answers:
+            return False
+        if self.store.tombstones(after=self._position, upto=upto):
+            return True
+        written = {row.feedback_id for row in self.store.feedback(after=self._position, upto=upto)}
+        counting = self.store.admitted_feedback(after=self._position, upto=upto)
+        return any(row.feedback_id not in written for row in counting)
+
+
+def _answer(row: Interaction) -> Answer:
+    return Answer(row.seq or 0, row.created_at, row.purpose, row.policy_version, row.user_id, row.session_id)
+
+
+def _without_words(row: Feedback) -> Feedback:
+    """Nothing here depends on them, and what is erased from the log must not live on in a process that read it."""
+    if row.kind is FeedbackKind.CORRECTION and row.value is not None:
+        return replace(row, value="…", comment=None, tags={})
+    return row if row.comment is None and not row.tags else replace(row, comment=None, tags={})
 
 
 def _pages(

@@ -15,11 +15,10 @@ from .. import evaluation
 from ..config import ConfigError
 from ..estimates import confidence_sequence, win_rate_matrix
 from ..evaluation.judgements import report_opinions
-from ..evaluation.opinions import Opinions
+from ..evaluation.opinions import OpinionReader, Opinions
 from ..evaluation_records import KL_KIND, recorded_evaluations
 from ..lineage import ingredients, learning_delays
 from ..loop import LOCK_FILE, PROCESSES_FILE, STATE_FILE, LoopState
-from ..preferences import standing_feedback
 from ..registry import ModelRegistry
 from ..store import LogReader
 from ..types import (
@@ -35,10 +34,10 @@ from ..types import (
     SatisfactionReport,
     VersionEvaluation,
 )
-from .record import Ancestor, Delay, FeedbackOrigin, Look, LoopStatus, RunReport
+from .looks import Looks
+from .record import Ancestor, Delay, FeedbackOrigin, LoopStatus, RunReport
 from .standings import Standings, reward_accuracy
 
-_LOOKS = 10
 _COMPARED = 5
 _MEASURED_ANSWERS = 300
 _SAMPLED_ANSWERS = 1000
@@ -53,30 +52,37 @@ class Gatherer:
             The log.
         registry ([`~online_trl.registry.ModelRegistry`], *optional*):
             The versions. The oldest policy is the base that all others are compared with.
-        serving (`str`, *optional*):
-            The policy in service, where no registry tells.
     """
 
-    def __init__(self, store: LogReader, registry: ModelRegistry | None = None, *, serving: str | None = None) -> None:
+    def __init__(self, store: LogReader, registry: ModelRegistry | None = None) -> None:
         self.store = store
         self.registry = registry
-        self.serving = serving
+        self._reader = OpinionReader(store)
+        self._looks = Looks()
 
     def report(
-        self, *, trainer: str | None = None, seed: int | None = None, seconds: float | None = None
+        self,
+        *,
+        serving: str | None = None,
+        trainer: str | None = None,
+        seed: int | None = None,
+        seconds: float | None = None,
     ) -> RunReport:
         """
-        Gathers everything but what is chosen: samples and lineage.
+        Gathers everything but what is chosen: samples and lineage. Of the log, it reads what is new since the last
+        time.
 
         Args:
+            serving (`str`, *optional*):
+                The policy in service, where no registry tells.
             trainer (`str`, *optional*), seed (`int`, *optional*), seconds (`float`, *optional*):
                 What ran, and how long, if it was a run.
         """
         upto = self.store.latest_seq()
-        opinions = Opinions.read(self.store, None, upto=upto)
+        opinions = self._reader.read(upto)
         standings = Standings(self.registry)
         asked, chats = opinions.of(Purpose.EVALUATION), opinions.of(Purpose.CHAT)
-        names = list(dict.fromkeys([*standings.policies, *opinions.versions, *filter(None, [self.serving])]))
+        names = list(dict.fromkeys([*standings.policies, *opinions.versions, *filter(None, [serving])]))
         reports = {row.policy_version: row for row in report_opinions(chats, reference=names[0] if names else None)}
         evaluations = {name: standings.evaluations(name) for name in names}
         return RunReport(
@@ -87,12 +93,12 @@ class Gatherer:
                 self._version(name, names[0], asked, reports.get(name), standings, evaluations[name]) for name in names
             ),
             statuses=standings.statuses(names),
-            in_service=standings.live or self.serving,
+            in_service=standings.live or serving,
             decisions=standings.decisions(),
             events=standings.events(_rows_by_time(opinions)),
             canary=standings.canary,
-            looks=_looks(chats, upto),
-            win_rates=_win_rates(opinions, names, standings.live or self.serving),
+            looks=self._looks.over(chats, upto, times_begun=self._reader.times_begun),
+            win_rates=_win_rates(opinions, names, standings.live or serving),
             reward_history=standings.reward_history(),
             feedback_by_kind=self.store.summary().feedback_by_kind,
             origin=_origin(opinions, chats),
@@ -198,18 +204,15 @@ class Gatherer:
         return {json.dumps(row.prompt, sort_keys=True): row for row in reversed(rows)}
 
     def _scores(self, interaction_ids: Sequence[str]) -> dict[str, float]:
-        answers = self.store.get_interactions(interaction_ids, tokens=False)
-        after = min(answer.seq or 0 for answer in answers.values())
-        rows = standing_feedback(self.store.admitted_feedback(after=after))
-        rated = (row for row in rows if row.kind in (FeedbackKind.BINARY, FeedbackKind.RATING))
-        return {row.interaction_ids[0]: row.score for row in rated if row.interaction_ids[0] in answers}
+        rated = (row for row in self._reader.read().rows if row.kind in (FeedbackKind.BINARY, FeedbackKind.RATING))
+        return {row.interaction_ids[0]: row.score for row in rated if row.interaction_ids[0] in interaction_ids}
 
     def _delay(self, opinions: Opinions) -> Delay | None:
-        seconds = [] if self.registry is None else learning_delays(self.registry, opinions.said)
+        seconds = [] if self.registry is None else learning_delays(self.registry, opinions.said.rows)
         if not seconds:
             return None
         median, most = np.quantile(seconds, [0.5, 0.9])
-        unlearned = 1.0 - len(seconds) / len(opinions.said)
+        unlearned = 1.0 - len(seconds) / len(opinions.said.rows)
         return Delay(median=float(median), most=float(most), rows=len(seconds), unlearned=unlearned)
 
 
@@ -263,19 +266,6 @@ def _kl(records: Sequence[EvaluationRecord]) -> float:
     measured = [each.figures["kl"].mean for each in recorded_evaluations(records) if "kl" in each.figures]
     recorded = [float(record.figures["kl"]) for record in records if record.kind == KL_KIND]
     return next(iter([*measured[-1:], *recorded[-1:]]), math.nan)
-
-
-def _looks(chats: Opinions, upto: int) -> Mapping[str, tuple[Look, ...]]:
-    """Satisfaction with each version at several rows of the log, from those on at which it was being judged."""
-    looks: dict[str, list[Look]] = {}
-    for at in sorted({round(upto * share / _LOOKS) for share in range(1, _LOOKS + 1)}):
-        then = chats.at(at)
-        for name in then.versions:
-            scores = then.scores(name)
-            earlier = looks.get(name, [])
-            if scores.values and (not earlier or earlier[-1].estimate.n != len(scores.values)):
-                looks.setdefault(name, []).append(Look(at, confidence_sequence(scores.values, scores.users)))
-    return {name: tuple(rows) for name, rows in looks.items()}
 
 
 def _win_rates(opinions: Opinions, names: Sequence[str], live: str | None) -> Mapping[tuple[str, str], Estimate]:

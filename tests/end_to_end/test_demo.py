@@ -23,7 +23,16 @@ def demo():
     started = []
 
     def start(folder, *arguments, rounds=2):
-        command = [sys.executable, "-m", "online_trl.cli", "demo", "--rounds", str(rounds), "--output-dir", str(folder)]
+        command = [
+            sys.executable,
+            "-m",
+            "online_trl.cli",
+            "demo",
+            "--rounds",
+            str(rounds),
+            "--output-dir",
+            str(folder),
+        ]
         started.append(
             subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         )

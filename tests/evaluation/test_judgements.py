@@ -5,6 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from online_trl import evaluation
+from online_trl.evaluation.opinions import Opinions
 from online_trl.types import ANONYMOUS, Feedback, FeedbackKind, Interaction, Judgements, Purpose
 
 
@@ -174,16 +175,20 @@ def test_who_gives_no_name_is_told_apart_by_the_session(store):
 
 
 def test_the_feedback_of_two_versions_side_by_side(store):
+    def feedback_of(store, **interval):
+        versions = ("policy-0002", "policy-0001")
+        return evaluation.canary_feedback(Opinions.read(store, Purpose.CHAT, *versions, **interval), *versions)
+
     old, new = chat(store, "policy-0001", "ada"), chat(store, "policy-0002", "bob")
     chat(store, "policy-0002", "eve")
     thumb(store, chat(store, "policy-0003"), True)
     thumb(store, old, False, "ada")
     thumb(store, new, True, "bob")
     compare(store, old, new, "second", "kim")
-    live = evaluation.canary_feedback(store, "policy-0002", "policy-0001")
+    live = feedback_of(store)
     assert live.candidate.scores == Judgements((1.0,), ("bob",))
     assert live.incumbent.scores == Judgements((0.0,), ("ada",))
     assert live.candidate.responses == Judgements((1.0, 0.0), ("bob", "eve"))
     assert live.incumbent.responses.values == (1.0,)
     assert live.comparisons == Judgements((1.0,), ("kim",))
-    assert evaluation.canary_feedback(store, "policy-0002", "policy-0001", after=2).incumbent.scores == Judgements()
+    assert feedback_of(store, after=2).incumbent.scores == Judgements()

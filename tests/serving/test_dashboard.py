@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -77,14 +78,27 @@ def test_the_versions_to_compare_are_chosen_by_the_address(app: SmallApp):
     assert "There is no prompt that both &lt;img" in page
 
 
+class Clock:
+    """A clock on which everything takes a second."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
 def test_what_was_gathered_is_kept_until_the_log_or_the_registry_changes(tmp_path: Path):
     registry = ModelRegistry(tmp_path / "registry")
     registry.publish(ModelRole.POLICY, write)
     registry.promote("policy-0001", "the first one")
     with FeedbackStore(f"sqlite:///{tmp_path}/feedback.db") as store:
-        dashboard = Dashboard(store, registry)
+        clock = Clock()
+        dashboard = Dashboard(store, registry, clock=clock)
 
-        def gathered_at() -> object:
+        def gathered_at(*, seconds_later: float = 20.0) -> datetime:
+            clock.now += seconds_later
             return dashboard.report("policy-0001")[0].gathered_at
 
         first = gathered_at()
@@ -94,4 +108,19 @@ def test_what_was_gathered_is_kept_until_the_log_or_the_registry_changes(tmp_pat
         assert second > first
         assert gathered_at() == second
         registry.publish(ModelRole.POLICY, write)
-        assert gathered_at() > second
+        third = gathered_at()
+        assert third > second
+        fill(store, "policy-0001", 1)
+        assert gathered_at(seconds_later=5.0) == third, "gathering took a second: it rests for ten"
+        assert gathered_at() > third
+
+
+def test_what_is_erased_is_gone_from_the_dashboard_at_once(tmp_path: Path):
+    clock = Clock()
+    with FeedbackStore(f"sqlite:///{tmp_path}/feedback.db") as store:
+        for version in ("one", "two"):
+            fill(store, version, 1)
+        dashboard = Dashboard(store, None, clock=clock)
+        assert len(dashboard.report("two", before="one", after="two")[0].samples) == 1
+        store.erase_user("0")
+        assert dashboard.report("two", before="one", after="two")[0].samples == ()
