@@ -18,7 +18,7 @@ from torch.testing import assert_close
 
 from online_trl.loop import BEGIN, STATIONS
 from online_trl.registry import ModelRegistry
-from online_trl.types import ModelRole, VersionStatus
+from online_trl.types import CanaryOutcome, ModelRole, VersionStatus
 
 CLI = [sys.executable, "-m", "online_trl.cli"]
 KILLED = [sys.executable, str(Path(__file__).parent / "killed_loop.py")]
@@ -48,17 +48,21 @@ def standing(registry):
 
 
 @pytest.mark.timeout(600)
-def test_a_loop_that_is_killed_at_the_end_of_every_step_ends_like_one_that_is_not(write_loop):
-    killed, whole = write_loop("killed"), write_loop("whole")
-    for step in [BEGIN, *(f"1/{station}" for station in STATIONS)]:
-        process = subprocess.run([*KILLED, str(killed), step], capture_output=True, text=True, check=False)
-        assert process.returncode == -signal.SIGKILL, (step, process.stdout, process.stderr)
-    for config in (killed, whole):
-        process = run(config)
+def test_a_loop_that_is_killed_at_every_step_ends_like_one_that_is_not(write_loop):
+    canary = {"share": 0.5, "effect": 0.2, "min_users": 5}
+    killed, whole = (write_loop(name, canary=canary) for name in ("killed", "whole"))
+    begun, ended = "start_canary", "end_canary"
+    moments = [BEGIN, "1/collect", "1/train", "1/evaluate", begun, ended, "1/canary", "1/promote"]
+    assert {BEGIN, *(f"1/{station}" for station in STATIONS)} <= set(moments)
+    for config, deaths in ((killed, moments), (whole, [])):
+        process = subprocess.run([*KILLED, str(config), *deaths], capture_output=True, text=True, check=False)
         assert process.returncode == 0, process.stdout + process.stderr
     registries = [registry_of(config) for config in (killed, whole)]
     assert standing(registries[0]) == standing(registries[1])
     assert standing(registries[0])["policy-0002"] is VersionStatus.LIVE
+    ends = [[(each.outcome, each.reason) for each in registry.canaries()] for registry in registries]
+    assert ends[0] == ends[1]
+    assert [outcome for outcome, _ in ends[0]] == [CanaryOutcome.PROMOTED]
     policies = [load_file(registry.path("policy-0002") / "model.safetensors") for registry in registries]
     assert_close(*policies)
     consumed = [registry.consumed("reward-0001").trained_on for registry in registries]

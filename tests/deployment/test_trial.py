@@ -1,12 +1,11 @@
 """A candidate is tried on some of the users: what they say decides, unless somebody does by hand."""
 
-import itertools
-
 import pytest
 
-from online_trl.canary import CanarySettings, assign
+from deployment.voters import thumbs
+from online_trl.canary import CanarySettings
 from online_trl.deployment.trial import CanaryTrial
-from online_trl.types import Feedback, FeedbackKind, Interaction, ModelRole, VersionStatus
+from online_trl.types import ModelRole, VersionStatus
 
 SETTINGS = CanarySettings(share=0.5, effect=0.2, min_users=5)
 
@@ -17,40 +16,6 @@ def registry(registry):
         registry.publish(ModelRole.POLICY, lambda folder: (folder / "weights").write_text("w"))
     registry.promote("policy-0001", "the first")
     return registry
-
-
-def somebody(store, version, canary, *, is_drawn=True):
-    """A new user; while a canary runs, one whom it gives the version, or one whom it does not."""
-    names = (f"user-{store.latest_seq()}-{number}" for number in itertools.count())
-    if canary is None:
-        return next(names)
-    gets = (version == canary.version) is is_drawn
-    return next(name for name in names if assign(name, canary.canary_id, canary.share) is gets)
-
-
-def thumbs(store, version, ups, downs, canary=None, *, silent=0, **whom):
-    """So many thumbs of each direction, each by a user of its own, and so many users who say nothing."""
-    for number in range(ups + downs + silent):
-        user = somebody(store, version, canary, **whom)
-        answer = store.add_interaction(
-            Interaction(
-                prompt=[{"role": "user", "content": "hello"}],
-                completion=[{"role": "assistant", "content": "hi"}],
-                policy_version=version,
-                session_id=user,
-                user_id=user,
-            )
-        )
-        if number >= ups + downs:
-            continue
-        store.add_feedback(
-            Feedback(
-                kind=FeedbackKind.BINARY,
-                interaction_ids=[answer.interaction_id],
-                value=number < ups,
-                user_id=user,
-            )
-        )
 
 
 @pytest.mark.parametrize(("liked", "status"), [(True, VersionStatus.LIVE), (False, VersionStatus.REFUSED)])
