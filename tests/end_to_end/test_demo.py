@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from online_trl.cli import main
 from online_trl.registry import ModelRegistry
 from online_trl.store import FeedbackStore
 from online_trl.types import ModelRole, VersionStatus
@@ -114,21 +115,15 @@ def test_ppo_makes_users_happier(demo, tmp_path):
     check_log(folder)
 
 
-def test_an_unfinished_run_is_not_started_over(demo, tmp_path):
-    folder = tmp_path / "demo"
-    folder.mkdir()
-    (folder / "settings.json").write_text(json.dumps({"trainer": "grpo", "seed": 0, "rounds": 2}))
-    process = demo(folder)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert "is not finished: go on with it (`--resume`)" in output
+def test_an_unfinished_run_is_not_started_over(tmp_path, capsys):
+    (tmp_path / "settings.json").write_text(json.dumps({"trainer": "grpo", "seed": 0, "rounds": 2}))
+    assert main(["demo", "--rounds", "2", "--output-dir", str(tmp_path)]) == 2
+    assert "is not finished: go on with it (`--resume`)" in capsys.readouterr().err
 
 
-def test_there_is_nothing_to_resume_in_an_empty_folder(demo, tmp_path):
-    process = demo(tmp_path / "demo", "--resume")
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert "nothing to resume" in output
+def test_there_is_nothing_to_resume_in_an_empty_folder(tmp_path, capsys):
+    assert main(["demo", "--resume", "--output-dir", str(tmp_path / "demo")]) == 2
+    assert "nothing to resume" in capsys.readouterr().err
 
 
 def _wait_for(path, process):
