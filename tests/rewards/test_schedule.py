@@ -101,7 +101,7 @@ def test_a_refresh_that_nothing_can_be_trained_on_is_skipped_and_the_next_one_is
 
 def test_a_first_version_that_nothing_can_be_trained_on_says_what_to_do(store):
     add(store, 5)
-    with pytest.raises(ConfigError, match="no row is short enough; raise `max_length` in `reward_config`"):
+    with pytest.raises(ConfigError, match="no row is short enough; raise the `max_length` of the reward model"):
         schedule(store, Recorder(is_ready=False, takes_nothing_before=1)).begin()
 
 
