@@ -56,6 +56,10 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
         store ([`~online_trl.store.LogReader`], *optional*):
             The feedback log that fresh prompts and preferences come from.
 
+    Raises:
+        [`~online_trl.config.ConfigError`]: if there are images among the prompts, which the critic could not see, if
+            DeepSpeed would save no critic, or as [`~online_trl.trainer.OnlineTrainerMixin`].
+
     Example:
 
     ```python
@@ -302,7 +306,7 @@ def _check_gathers() -> None:
 def _check_text_alone(name: str, datasets: Any) -> None:
     for dataset in datasets.values() if isinstance(datasets, dict) else [datasets]:
         row: dict[str, Any] = {} if dataset is None else next(iter(dataset), {})
-        contents = [message["content"] for message in row.get("prompt", ()) if isinstance(message, dict)]
+        contents = [message.get("content") for message in row.get("prompt", ()) if isinstance(message, dict)]
         parts = [part for content in contents if isinstance(content, list) for part in content]
         if {"image", "images"} & row.keys() or any(part["type"] != "text" for part in parts):
             raise ConfigError(f"the prompts of `{name}` hold images, {_NO_IMAGES}")

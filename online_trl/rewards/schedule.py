@@ -208,8 +208,8 @@ class RefreshSchedule:
         except NothingToTrainOnError as error:
             if not self.refresher.is_ready:
                 raise ConfigError(
-                    f"there is nothing to train a first reward model on: {error}; raise the `max_length` of the reward "
-                    "model, or collect other feedback"
+                    f"there is nothing to train a first reward model on: {error}; raise the `max_length` of the "
+                    "reward model, or collect other feedback"
                 ) from error
             logger.warning(
                 "no refresh of the reward model on rows %d to %d of the log: %s: going on with the version in service",

@@ -197,7 +197,8 @@ def test_a_mistake_in_the_settings_is_found_at_once(settings, message, tmp_path)
         OnlinePPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **settings)
 
 
-PICTURE = [{"role": "user", "content": [{"type": "image", "image": "cat.png"}, {"type": "text", "text": "what?"}]}]
+PICTURE = [{"role": "assistant", "content": None}]
+PICTURE += [{"role": "user", "content": [{"type": "image", "image": "cat.png"}, {"type": "text", "text": "what?"}]}]
 
 
 @pytest.mark.parametrize(
