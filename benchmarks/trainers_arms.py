@@ -147,19 +147,17 @@ def run_arm(arm: Arm, folder: Path) -> dict[str, Any]:
         started, _ = now()
         trainer.train()
         total = now()[0] - started
-    refreshes = [outcome.seconds for outcome in getattr(trainer, "refreshes", [])]
     rollouts = clock.rollouts(arm.epochs if _steps_per_epoch(arm) else 1)
     timed = sum(seconds for seconds, _ in clock.steps)
-    parts.seconds["refresh"] = sum(refreshes)
     return {
         **asdict(arm),
         "seconds": median(rollouts, 0),
         "processor_seconds": median(rollouts, 1),
         "tokens_per_second": arm.batch * arm.tokens / median(rollouts, 0),
         "peak_memory": peak_memory(),
-        "parts": {**parts.seconds, "the rest": total - sum(parts.seconds.values())},
-        "refreshes": len(refreshes),
-        "refresh_share": sum(refreshes) / timed,
+        "parts": {"refresh": 0.0, **parts.seconds, "the rest": total - sum(parts.seconds.values())},
+        "refreshes": len(getattr(trainer, "refreshes", [])),
+        "refresh_share": parts.seconds["refresh"] / timed,
         "curve": concise.means,
     }
 
@@ -301,6 +299,10 @@ def _watch(trainer: Any, parts: Parts) -> None:
     if hasattr(trainer, "_generate_and_score_completions"):
         parts.watch(trainer, "_generate", "generation")
         parts.watch(trainer, "_calculate_rewards", "scoring")
+        if getattr(trainer, "refresh_callback", None) is not None:
+            parts.watch(trainer.refresh_callback.schedule, "run_if_due", "refresh")
+            # Each refresh asks for a checkpoint, and nothing else does here.
+            parts.watch(trainer, "_save_checkpoint", "refresh")
         return
     from trl.experimental.ppo import ppo_trainer
 

@@ -79,10 +79,9 @@ class RewardScorer:
         Returns:
             `torch.Tensor` of shape `(len(conversations), num_heads)`, float32, on the CPU.
         """
-        ids = [
-            self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
-            for messages in conversations
-        ]
+        if not conversations:
+            return torch.empty(0, self.model.config.num_labels)
+        ids = self.tokenizer.apply_chat_template(list(conversations), tokenize=True, return_dict=True)["input_ids"]
         # Answers of like length share a batch, so that little of it is padding.
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         scores = torch.empty(len(ids), self.model.config.num_labels)
