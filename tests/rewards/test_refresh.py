@@ -318,6 +318,7 @@ def test_a_score_does_not_depend_on_the_other_answers_of_the_batch(tiny_policy):
     together = scorer.raw_scores(conversations)
     alone = torch.cat([scorer.raw_scores([messages]) for messages in conversations])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+    assert scorer.raw_scores([]).shape == (0, scorer.model.config.num_labels)
 
 
 def test_the_live_reward_names_its_version_in_the_log(refresher, live):
