@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import datetime, timezone
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ..types import Estimate, RewardRefresh
 from . import charts
 from .charts import Chart, Flag, LogChart, Mark
-from .record import RunReport
+from .record import Look, RunReport
 from .result import interval, number
 
 REFRESH_SECONDS = 30
@@ -70,6 +71,7 @@ def _page(report: RunReport, *, is_live: bool, **chosen: str) -> str:
         .render(
             report=report,
             is_live=is_live,
+            short=partial(_short, report),
             chosen=chosen,
             chosen_from=_choices(report),
             refresh_seconds=REFRESH_SECONDS,
@@ -110,7 +112,6 @@ def _environment() -> Environment:
         "number": number,
         "interval": interval,
         "sentence": _sentence,
-        "numeral": _numeral,
         "duration": duration,
         "minute": _minute,
     }
@@ -140,21 +141,23 @@ def _over_log_chart(report: RunReport) -> LogChart:
             (
                 look.at,
                 Mark(
-                    label=_numeral(name),
+                    label=_short(report, name),
                     title=f"{name} at row {look.at:,}: {_described(look.estimate)}",
                     value=look.estimate.mean,
                     interval=(look.estimate.low, look.estimate.high),
                     accepted=report.was_accepted(name),
                 ),
             )
-            for look in looks
+            for look in _telling(looks)
         ]
         for name, looks in report.looks.items()
     ]
     signs = {"promoted": "↑", "back in service": "↩"}
     flags = [
         Flag(
-            event.row, f"{signs[event.what]}{_numeral(event.version)}", f"{event.version} {event.what}: {event.reason}"
+            event.row,
+            f"{signs[event.what]}{_short(report, event.version)}",
+            f"{event.version} {event.what}: {event.reason}",
         )
         for event in report.events
         if event.what in signs and event.row
@@ -199,12 +202,12 @@ def _win_rate_chart(report: RunReport) -> Chart:
 def _plain_chart(report: RunReport, values: list[float], unit: str) -> Chart:
     marks = [
         Mark(
-            label=_label(report, index),
+            label=_short(report, row.policy_version),
             value=value,
             title=f"{row.policy_version}: {number(value, 1)} {unit}",
             accepted=report.was_accepted(row.policy_version),
         )
-        for index, (row, value) in enumerate(zip(report.versions, values, strict=True))
+        for row, value in zip(report.versions, values, strict=True)
     ]
     return charts.chart(marks, decimals=1)
 
@@ -245,7 +248,7 @@ def _feedback_bars(report: RunReport) -> list[tuple[str, int, float]]:
 def _mark(report: RunReport, index: int, estimate: Estimate) -> Mark:
     name = report.versions[index].policy_version
     return Mark(
-        label=_label(report, index),
+        label=_short(report, name),
         note="" if estimate is _DRAW else f"n {estimate.n}",
         title=f"{name}: {_described(estimate)}",
         value=estimate.mean,
@@ -258,12 +261,18 @@ def _described(estimate: Estimate) -> str:
     return f"{number(estimate.mean)}, 95 % interval {interval(estimate)}, {estimate.n} judgements"
 
 
-def _label(report: RunReport, index: int) -> str:
-    return _numeral(report.versions[index].policy_version) if index else "base"
+def _telling(looks: Sequence[Look]) -> list[Look]:
+    """The looks at which something was known, and the last one."""
+    return [*(look for look in looks[:-1] if look.estimate.high - look.estimate.low < 1.0), *looks[-1:]]
+
+
+def _short(report: RunReport, name: str) -> str:
+    """What a version is called where its name has no room."""
+    return "base" if name == report.base.policy_version else _numeral(name)
 
 
 def _numeral(name: str) -> str:
-    """The number in a version's name, which is what fits below a mark."""
+    """The number in a version's name."""
     return name.rpartition("-")[2]
 
 

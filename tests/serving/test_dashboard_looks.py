@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 from online_trl.registry import ModelRegistry
 from online_trl.report import dashboard_html
@@ -17,6 +17,11 @@ from serving.visitor import LOW_CONTRAST, OVERFLOWING
 
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 PHONE_WIDTH = 360
+PAPER_WIDTH = 718  # of A4, between Chromium's margins
+HIDDEN_TEXT = """(folds) => folds
+  .flatMap((fold) => [...fold.querySelectorAll("td, li")])
+  .filter((element) => element.textContent.trim() && !element.checkVisibility())
+  .map((element) => element.outerHTML)"""
 
 
 def write(folder: Path) -> None:
@@ -62,8 +67,14 @@ def page(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def test_the_dashboard_fits_can_be_read_and_runs_nothing(page: str, browser: Browser, tmp_path: Path):
     (tmp_path / "dashboard.html").write_text(page)
     problems: list[str] = []
-    for scheme, width in (("light", 1100), ("dark", 1100), ("light", PHONE_WIDTH)):
+    for scheme, width, medium in (
+        ("light", 1100, "screen"),
+        ("dark", 1100, "screen"),
+        ("light", PHONE_WIDTH, "screen"),
+        ("dark", PAPER_WIDTH, "print"),
+    ):
         shown = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        shown.emulate_media(media=medium)
         shown.on("dialog", lambda dialog: problems.append(dialog.message))
         shown.on("pageerror", lambda error: problems.append(str(error)))
         shown.goto((tmp_path / "dashboard.html").as_uri())
@@ -72,4 +83,14 @@ def test_the_dashboard_fits_can_be_read_and_runs_nothing(page: str, browser: Bro
         assert shown.get_by_text(EVIL).count() > 0
         assert "nan" not in shown.locator("body").inner_text()
         assert problems == []
+        if medium == "print":
+            check_paper(shown)
         shown.close()
+
+
+def check_paper(shown: Page) -> None:
+    """Nothing is folded up, nothing asks for a click, and ink is on white, whatever the screen prefers."""
+    assert shown.locator("details").evaluate_all(HIDDEN_TEXT) == []
+    assert shown.locator("form:visible").count() == 0
+    assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert shown.pdf(format="A4").startswith(b"%PDF")
