@@ -47,9 +47,9 @@ class RefreshArguments:
             Old statements mixed into a refresh that starts from the live version, drawn uniformly from all that is
             remembered, as a multiple of the fresh ones.
         refresh_off_topic (`int`, *optional*, defaults to `32`):
-            Pairs of an answer to what was asked and an answer to another prompt that are added to each refresh, at most
-            one for each statement, so that the reward model looks at the prompt however little was said. `0` turns it
-            off.
+            Pairs of an answer to what was asked and an answer to another prompt that are added to each refresh, at
+            most one for each statement, so that the reward model looks at the prompt however little was said. `0`
+            turns it off.
         refresh_half_life (`float`, *optional*, defaults to `0.0`):
             Age at which a statement counts half. `0` lets all count in full.
         refresh_drift_half_life (`float`, *optional*, defaults to `50.0`):

@@ -16,8 +16,8 @@ def off_topic_pairs(statements: Sequence[Statement], count: int, *, seed: str) -
     Sets answers over answers to other prompts: the best-ranked answer of a statement wins, whatever was said of it.
 
     A reward model that has seen few statements hardly looks at the prompt, because none of them compares answers to
-    different ones. These pairs teach it to, and cost no label. Their number is that of observations of a prior: it does
-    not grow with the statements, which outweigh it when there are many.
+    different ones. These pairs teach it to, and cost no label. They are the observations of a prior: their number does
+    not grow with that of the statements, which outweigh them when they are many.
 
     Source: the non-contextual pairs of Liu et al. 2024, "RRM: Robust Reward Model Training Mitigates Reward Hacking"
     (https://arxiv.org/abs/2409.13156), which adds as many as there are statements.

@@ -25,7 +25,8 @@ def test_the_best_answer_of_each_statement_is_set_over_one_to_another_prompt():
     for row in drawn:
         own = next(each for each in statements if each.prompt == row.prompt)
         others = [each for each in statements if row.rejected in each.completions]
-        assert others and own not in others
+        assert others
+        assert own not in others
         assert (row.weight, row.voice) == (own.weight, own.voice)
         assert {*own.feedback_ids, *others[0].feedback_ids} == set(row.feedback_ids)
     assert len({statement_key(row) for row in [*statements, *drawn]}) == 6
