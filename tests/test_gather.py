@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from online_trl.evaluation.opinions import Opinions
 from online_trl.evaluation_records import KL_KIND
 from online_trl.loop import LoopState
 from online_trl.registry import Consumed, ModelRegistry, Sources
 from online_trl.report import Gatherer, dashboard_html, plain_report
 from online_trl.report.gather import loop_status
+from online_trl.report.looks import Looks
 from online_trl.store import FeedbackStore
 from online_trl.types import (
     EvaluationRecord,
@@ -148,6 +150,30 @@ def test_what_users_said_is_told_by_version_and_along_the_log(store: FeedbackSto
     assert report.delay.unlearned == pytest.approx(1 - 6 / len(store.feedback()))
     (refresh,) = report.reward_history
     assert (refresh.upto, refresh.drift, refresh.accuracy.mean) == (14, "right about 0.40 since row 9", 0.75)
+
+
+def test_gathering_again_tells_what_gathering_anew_tells(store: FeedbackStore, registry: ModelRegistry):
+    gatherer = Gatherer(store, registry)
+    gatherer.report()
+    chat(store, BETTER, dict.fromkeys(USERS, False))
+    for change in (lambda: chat(store, WORSE, {USERS[0]: True}), lambda: store.erase_user(USERS[1])):
+        change()
+        again, anew = (plain_report(each.report()) for each in (gatherer, Gatherer(store, registry)))
+        assert again | {"gathered_at": None} == anew | {"gathered_at": None}
+
+
+def test_satisfaction_along_the_log_is_told_at_round_rows_that_stay_as_it_grows(store: FeedbackStore):
+    looks = Looks()
+
+    def rows() -> list[int]:
+        opinions = Opinions.read(store, Purpose.CHAT)
+        return [look.at for look in looks.over(opinions, store.latest_seq(), times_begun=1)[BASE]]
+
+    for _ in range(2):
+        chat(store, BASE, dict.fromkeys(USERS, True))
+    assert rows() == [10, 15, 20, 25, 30, 32]
+    chat(store, BASE, {USERS[0]: True})
+    assert rows() == [10, 15, 20, 25, 30, 35, 41]
 
 
 def test_samples_and_lineage_are_of_the_versions_chosen(store: FeedbackStore, registry: ModelRegistry):

@@ -4,10 +4,14 @@ import sys
 
 import pytest
 
+from evaluation.answers import PROMPTS, kindness, length
+from evaluation.answers import policy as answering
 from feedback import add_comparisons
 from online_trl.config import ConfigError
 from online_trl.deployment.settings import DeploymentSettings, LaunchSettings, Triggers
 from online_trl.deployment.stations import DeploymentStations, launch_command
+from online_trl.evaluation.evaluator import Evaluator
+from online_trl.evaluation_records import as_record
 from online_trl.loop import PausedError
 from online_trl.types import GateDecision, ModelRole, PolicyDecision, VersionStatus
 
@@ -140,6 +144,30 @@ def test_a_candidate_that_was_promoted_by_hand_is_not_evaluated(make, registry):
     registry.promote("policy-0001", "I know it")
     decision = make().evaluate(1, "policy-0001").decision
     assert (decision.accepted, decision.reason) == (True, "live by hand: I know it")
+
+
+def test_a_candidate_that_only_its_own_reward_model_likes_does_not_reach_users(make, registry):
+    base = answering("policy-0001", "yes please", "no", "yes please", "no well thanks")
+    hacked = answering("policy-0002", *["please yes well well well", "no well well well well"] * 2)
+    for _ in range(2):
+        publish(registry, ModelRole.POLICY)
+    registry.promote("policy-0001", "the first one")
+    evaluator = Evaluator(
+        prompts=PROMPTS,
+        judges={"live": length, "other": kindness},
+        live=base,
+        base=base,
+        proxy="live",
+        heldout="other",
+        main_judge="live",
+    )
+    registry.record_evaluation("policy-0002", as_record(evaluator.evaluate(hacked)))
+    stations = make()
+    decision = stations.canary(1, stations.evaluate(1, "policy-0002"))
+    stations.promote(1, decision)
+    refused = registry.get("policy-0002")
+    assert (refused.status, registry.live(ModelRole.POLICY).name) == (VersionStatus.REFUSED, "policy-0001")
+    assert refused.reason.startswith("refused: reward_gap rose from 0 to ")
 
 
 def test_old_weights_are_pruned_as_asked(make, registry):
