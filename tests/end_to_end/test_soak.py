@@ -1,104 +1,57 @@
 """
-Half an hour of `online-trl run` with users in front of it, while its server, its trainer and itself are killed.
+Half an hour of `online-trl run` with users before it and a canary in each round, while its server, its trainer and
+itself are killed.
 
-Run it with `pytest -m slow -s tests/end_to_end/test_soak.py`; `SOAK_MINUTES` makes it shorter or longer.
+Run it with `pytest -m slow -s tests/end_to_end/test_soak.py`; `SOAK_MINUTES` makes it shorter or longer. In the second
+half only trainers are killed, so that the supervisor and the server live long enough for their memory to be measured.
 """
 
-import itertools
-import json
 import os
 import random
 import signal
-import socket
 import statistics
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from itertools import pairwise
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 import yaml
 
+from end_to_end.soak_users import Users
+from online_trl.canary import assign
 from online_trl.lineage import learning_delays
 from online_trl.loop import LoopState
 from online_trl.registry import ModelRegistry
-from online_trl.simulation import helpdesk
 from online_trl.simulation.base_policy import train_base_policy
-from online_trl.simulation.taste import Taste
 from online_trl.store import FeedbackStore
-from online_trl.types import ModelRole, VersionStatus
+from online_trl.types import CanaryOutcome, ModelRole, VersionStatus
+from served_log import free_port
 
 ROOT = Path(__file__).parents[2]
 MINUTES = float(os.environ.get("SOAK_MINUTES", "30"))
+# Seconds after which a process has loaded what it works with, and by how much it may grow from then on.
+WARM_UP, GROWTH = 60.0, 1.05
 TRAINING = {
-    "max_steps": 10,
+    "max_steps": 8,
     "per_device_train_batch_size": 32,
     "num_generations": 8,
     "max_completion_length": 48,
     "learning_rate": 3e-4,
     "beta": 0.15,
-    "refresh_steps": 5,
+    "refresh_steps": 4,
     "refresh_min_statements": 8,
     "reward_config": {"learning_rate": 1e-3, "per_device_train_batch_size": 16},
-    "save_steps": 5,
+    "save_steps": 2,
     "report_to": "none",
     "use_cpu": True,
     "bf16": False,
     "gradient_checkpointing": False,
 }
-
-
-class User(threading.Thread):
-    """Somebody who asks, compares two answers, and tries to say so until it is acknowledged."""
-
-    def __init__(self, name, url):
-        super().__init__(daemon=True)
-        self.name, self.url = name, url
-        self.acknowledged, self.refused = [], Counter()
-        self.ended = threading.Event()
-
-    def run(self):
-        rng, taste = random.Random(self.name), Taste(0)
-        with httpx.Client(base_url=self.url, timeout=30.0) as client:
-            for number in itertools.count():
-                if self.ended.wait(rng.uniform(0.2, 1.0)):
-                    return
-                question = rng.choice(helpdesk.train_questions()).text
-                body = {"messages": [{"role": "user", "content": question}], "n": 2, "max_tokens": 48}
-                reply = self.send(client, "/v1/chat/completions", {**body, "user": self.name})
-                if reply is None:
-                    continue
-                choices = reply.json()["choices"]
-                liked = [taste.satisfaction(question, choice["message"]["content"]) for choice in choices]
-                key = f"{self.name}-{number}"
-                comparison = {
-                    "kind": "comparison",
-                    "interaction_ids": [choice["interaction_id"] for choice in choices],
-                    "value": "tie" if liked[0] == liked[1] else "first" if liked[0] > liked[1] else "second",
-                    "user_id": self.name,
-                    "idempotency_key": key,
-                }
-                while not self.ended.is_set():
-                    if (receipt := self.send(client, "/v1/feedback", comparison)) is not None:
-                        self.acknowledged.append(receipt.json()["feedback_id"])
-                        break
-
-    def send(self, client, path, body):
-        """What came back, or nothing if there was nobody to answer."""
-        try:
-            reply = client.post(path, json=body)
-        except httpx.TransportError:
-            self.ended.wait(0.2)
-            return None
-        if reply.status_code in (200, 201):
-            return reply
-        self.refused[reply.status_code] += 1
-        self.ended.wait(0.2)
-        return None
+CANARY = {"share": 0.5, "effect": 0.2, "min_users": 5, "max_hours": 4 / 60}
 
 
 class Loop:
@@ -108,33 +61,62 @@ class Loop:
         self.config, self.output = config, output
         self.rng = random.Random(seed)
         self.killed = Counter()
-        self.memory = []
+        self.round = 0
+        self.megabytes = defaultdict(lambda: defaultdict(list))
         self.process = None
 
     def start(self):
         with (self.output / "run.log").open("ab") as log:
             command = [sys.executable, "-m", "online_trl.cli", "run", "--config", str(self.config)]
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        self.since = time.monotonic()
 
-    def kill_somebody(self):
-        parts = {"supervisor": self.process.pid}
-        for child in psutil.Process(self.process.pid).children(recursive=True):
-            name = " ".join(child.cmdline())
+    def parts(self):
+        """The processes that run, by what they are."""
+        supervisor = psutil.Process(self.process.pid)
+        parts = {"supervisor": supervisor}
+        for child in supervisor.children(recursive=True):
+            try:
+                name = " ".join(child.cmdline())
+            except psutil.Error:
+                continue
             if "online_trl.serving" in name:
-                parts["server"] = child.pid
+                parts["server"] = child
             elif "online_grpo.py" in name and "accelerate" not in name:
-                parts["trainer"] = child.pid
-        who = self.rng.choice(["trainer", "trainer", "server", "server", "supervisor"])
-        if who in parts:
-            os.kill(parts[who], signal.SIGKILL)
-            self.killed[who] += 1
+                parts["trainer"] = child
+        return parts
+
+    def kill_one_of(self, *names):
+        """Kills whom the dice name, if they run; the training of a round at most once, however slow the machine is."""
+        who, number = self.rng.choice(names), LoopState(self.output / "output" / "loop.json").round
+        process = self.parts().get(who)
+        if process is None or (who == "trainer" and number == self.round):
+            return
+        process.kill()
+        self.killed[who] += 1
+        if who == "trainer":
+            self.round = number
         if who == "supervisor":
             self.process.wait()
             self.start()
 
     def note_memory(self):
-        self.memory.append((time.monotonic() - self.since, psutil.Process(self.process.pid).memory_info().rss / 2**20))
+        for name, process in self.parts().items():
+            try:
+                age, size = time.time() - process.create_time(), process.memory_info().rss / 2**20
+            except psutil.Error:
+                continue
+            self.megabytes[name][process.pid].append((age, size))
+
+    def longest_life(self, name):
+        """Memory of the process of a kind that lived longest: at its start, after the warm-up, and at its end."""
+        life = max(self.megabytes[name].values(), key=len)
+        warm = [size for age, size in life if age > WARM_UP] or [life[-1][1]]
+        part = max(1, len(warm) // 4)
+        return life[-1][0], life[0][1], statistics.mean(warm[:part]), statistics.mean(warm[-part:])
+
+    def peaks(self, name):
+        """The most that each process of a kind took, in the order they were started."""
+        return [max(size for _, size in life) for life in self.megabytes[name].values()]
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
@@ -147,22 +129,22 @@ def test_nothing_acknowledged_is_lost_and_versions_are_consistent(tmp_path, monk
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     url, config = write_loop(tmp_path)
     loop = Loop(config, tmp_path, seed=0)
-    users = [User(f"user-{number}", url) for number in range(12)]
+    users = [Users(f"users-{number}", url) for number in range(8)]
     loop.start()
-    for user in users:
-        user.start()
-    end = time.monotonic() + MINUTES * 60
-    next_kill = time.monotonic() + 60
-    while time.monotonic() < end:
+    for each in users:
+        each.start()
+    begin, next_kill = time.monotonic(), time.monotonic() + 60
+    while (now := time.monotonic()) < begin + MINUTES * 60:
         time.sleep(5)
         loop.note_memory()
-        if time.monotonic() > next_kill:
-            loop.kill_somebody()
-            next_kill = time.monotonic() + loop.rng.uniform(20, 90)
-    for user in users:
-        user.ended.set()
-    for user in users:
-        user.join()
+        if now > next_kill:
+            is_first_half = now < begin + MINUTES * 30
+            loop.kill_one_of("trainer", *(["server", "server", "trainer", "supervisor"] if is_first_half else []))
+            next_kill = now + loop.rng.uniform(20, 90)
+    for each in users:
+        each.ended.set()
+    for each in users:
+        each.join()
     assert loop.stop() == 130
     check(tmp_path, users, loop)
 
@@ -173,17 +155,18 @@ def write_loop(folder):
     (folder / "evaluate.yaml").write_text(
         yaml.safe_dump({"num_prompts": 32, "max_completion_length": 48, "device": "cpu"})
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     content = {
         "policy": str(base),
         "store": f"sqlite:///{folder / 'feedback.db'}",
         "registry": str(folder / "registry"),
         "output_dir": str(folder / "output"),
-        "serve": {"port": port, "settings": {"burst_rows": 0, "near_duplicates": 0}},
+        "serve": {"port": port, "settings": {"burst_rows": 0, "near_duplicates": 0, "pin_sessions": True}},
         "train": {"script": str(ROOT / "recipes" / "online_grpo.py"), "config": str(folder / "train.yaml")},
         "evaluate": str(folder / "evaluate.yaml"),
+        # The gate lets through what is not clearly worse: it is the canaries that this is about.
+        "gate": {"min_win_rate": 0.3, "slack": 0.2},
+        "canary": CANARY,
         "triggers": {"feedback": 60},
         "retry": {"attempts": 10, "seconds": 1.0},
     }
@@ -193,54 +176,90 @@ def write_loop(folder):
 
 def check(folder, users, loop):
     registry = ModelRegistry(folder / "registry")
-    acknowledged = [name for user in users for name in user.acknowledged]
+    acknowledged = [name for each in users for name in each.acknowledged]
     with FeedbackStore(f"sqlite:///{folder / 'feedback.db'}") as store:
-        rows, answers = store.feedback(), store.interactions()
-    delays = learning_delays(registry, rows)
+        rows, answers = store.feedback(), store.interactions(tokens=False)
     stored = Counter(row.feedback_id for row in rows)
-    policies, rewards = (registry.versions(role) for role in (ModelRole.POLICY, ModelRole.REWARD))
-    for version in [*policies, *rewards]:
-        registry.verify(version.name)
-    intervals = [version.feedback_interval for version in rewards if version.status is not VersionStatus.ABANDONED]
-    last = max((upto for _, upto in intervals), default=0)
-    uses = Counter(sum(after < row.seq <= upto for after, upto in intervals) for row in rows if row.seq <= last)
     state = LoopState(folder / "output" / "loop.json")
-    early, late = (statistics.mean(part) for part in halves(loop.memory))
-    figures = {
-        "minutes": MINUTES,
-        "killed": dict(loop.killed),
-        "answers": len(answers),
-        "acknowledged": len(acknowledged),
-        "refused": dict(sum((user.refused for user in users), Counter())),
-        "rounds": len(state.decisions),
-        "policies": Counter(version.status.value for version in policies),
-        "rewards": Counter(version.status.value for version in rewards),
-        "seconds_to_a_policy_that_learned": [round(delays[len(delays) * part // 10]) for part in (5, 9)]
-        if delays
-        else None,
-        "unlearned": round(1 - len(delays) / len(rows), 2),
-        "supervisor_megabytes": [round(early), round(late)],
-    }
-    print(json.dumps(figures, indent=1))
+    canaries = [canary for canary in registry.canaries() if canary.outcome is not None]
+    tell(loop, users, acknowledged, stored, answers, state, canaries, learning_delays(registry, rows))
+
     assert set(acknowledged) <= set(stored)
     assert len(set(acknowledged)) == len(acknowledged)
     assert set(stored.values()) == {1}
-    assert {answer.policy_version for answer in answers} <= {version.name for version in policies}
+    check_versions(registry, rows)
+    check_answers(registry, answers)
+    assert len(state.decisions) >= 1
+    assert {canary.outcome for canary in canaries} & {CanaryOutcome.PROMOTED, CanaryOutcome.ROLLED_BACK}
+    for name in ("supervisor", "server"):
+        _, _, warm, end = loop.longest_life(name)
+        assert end < GROWTH * warm, name
+
+
+def check_versions(registry, rows):
+    """Every version is whole, one policy is live, each round published once, and each row taught one reward model."""
+    policies, rewards = (registry.versions(role) for role in (ModelRole.POLICY, ModelRole.REWARD))
+    for version in [*policies, *rewards]:
+        registry.verify(version.name)
     assert sum(version.status is VersionStatus.LIVE for version in policies) == 1
     names = [version.config.get("run_name") for version in policies]
     assert len(set(names)) == len(names)
+    intervals = [version.feedback_interval for version in rewards if version.status is not VersionStatus.ABANDONED]
+    last = max((upto for _, upto in intervals), default=0)
+    uses = Counter(sum(after < row.seq <= upto for after, upto in intervals) for row in rows if row.seq <= last)
     assert set(uses) <= {1}
-    assert len(state.decisions) >= 1
-    assert late < 1.2 * early
 
 
-def halves(memory):
-    """Memory of the longest life of the supervisor, in its first and its second half, without its first minute."""
-    lives, life = [], []
-    for age, megabytes in memory:
-        if life and age < life[-1][0]:
-            lives.append(life)
-            life = []
-        life.append((age, megabytes))
-    longest = [megabytes for age, megabytes in max([*lives, life], key=len) if age > 60] or [1.0, 1.0]
-    return longest[: max(1, len(longest) // 2)], longest[len(longest) // 2 :]
+def check_answers(registry, answers):
+    """
+    A candidate answers nobody before its canary, and only whom it was drawn for until it is promoted; a conversation
+    stays with its version unless that is rolled back.
+    """
+    canaries = {canary.version: canary for canary in registry.canaries()}
+    first = registry.versions(ModelRole.POLICY)[0].name
+    conversations = defaultdict(list)
+    tried = 0
+    for answer in answers:
+        conversations[answer.session_id].append(answer)
+        if answer.policy_version == first:
+            continue
+        canary = canaries[answer.policy_version]
+        assert answer.created_at > canary.started_at
+        if canary.outcome is not CanaryOutcome.PROMOTED or answer.created_at < canary.ended_at:
+            assert assign(answer.user_id, canary.canary_id, canary.share)
+            tried += 1
+    assert tried > 0
+    for turns in conversations.values():
+        for before, after in pairwise(turns):
+            if before.policy_version != after.policy_version:
+                assert canaries[before.policy_version].outcome is CanaryOutcome.ROLLED_BACK
+                assert canaries[before.policy_version].ended_at < after.created_at
+
+
+def tell(loop, users, acknowledged, stored, answers, state, canaries, delays):
+    figures = {
+        "minutes": f"{MINUTES:g}",
+        "rounds": len(state.decisions),
+        "canaries decided": told(Counter(canary.outcome.value for canary in canaries)),
+        "killed": told(loop.killed),
+        "answers": len(answers),
+        "by a version": told(Counter(answer.policy_version for answer in answers)),
+        "unreachable": sum(each.unreachable for each in users),
+        "refused": told(sum((each.refused for each in users), Counter())),
+        "acknowledged": len(acknowledged),
+        "stored": len(stored),
+        "lost": len(set(acknowledged) - set(stored)),
+        "learned from": f"{len(delays) / max(1, len(stored)):.0%}, median after {statistics.median(delays):.0f} s"
+        if delays
+        else "none, as no candidate was promoted",
+    }
+    print("", *(f"{name:<20}{value}" for name, value in figures.items()), sep="\n")
+    print(f"{'MB':<20}{'lived':>8}{'start':>8}{'warm':>8}{'end':>8}")
+    for name in ("supervisor", "server"):
+        age, *sizes = loop.longest_life(name)
+        print(f"{name:<20}{age:>6.0f} s" + "".join(f"{size:>8.0f}" for size in sizes))
+    print(f"{'trainers, peaks':<20}{' '.join(f'{size:.0f}' for size in loop.peaks('trainer'))}")
+
+
+def told(counts):
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=str)) or "none"
