@@ -3,16 +3,21 @@ What refreshing the reward model costs a running trainer, at the sizes of the de
 
     python benchmarks/refresh_cost.py
 
-The same GRPO run three times: with a reward model that nobody refreshes, with one that the trainer refreshes inline
-every so many steps, and with one that a process of its own refreshes beside it. Given is the time of the run as a
-ratio to the first, and the share of it that the refreshes took. Run it on a quiet machine with two cores.
+The same GRPO run with a reward model that nobody refreshes, with one that the trainer refreshes inline every so many
+steps, and with one that a process of its own refreshes beside it. While they run, users go on talking; what that takes
+is not counted. The trainer has one core to itself and the other process another one, as two machines would.
+
+Given are medians over the repeats: the time of the run as a ratio to the first, and the share of it that the trainer
+spent on refreshes, or on taking over what was published. Run it on a quiet machine with two cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,7 +30,7 @@ import yaml
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from adaptation_policy import load_policy, sample
 from adaptation_scenarios import SCENARIOS
@@ -40,69 +45,109 @@ from online_trl.store import FeedbackStore
 
 ROOT = Path(__file__).parents[1]
 ARMS = ("none", "inline", "separate")
+_TALKS = 4  # times in each interval that users talk
+
+
+class FollowedReward(LiveReward):
+    """A live reward that knows how long it took to look for new versions, and to load them."""
+
+    seconds = 0.0
+
+    def follow(self) -> None:
+        started = time.monotonic()
+        super().follow()
+        self.seconds += time.monotonic() - started
+
+
+class Talk(TrainerCallback):
+    """Users who talk and react while a policy is trained, and how long that holds the trainer up."""
+
+    def __init__(self, store: FeedbackStore, base: Path, every: int, *, seed: int) -> None:
+        scenario = SCENARIOS["dense"]
+        self._audience = Audience(store, scenario.taste(0), scenario, seed=seed, size=1 / _TALKS)
+        self._model, self._tokenizer = load_policy(base)
+        self._every = every
+        self.seconds = 0.0
+
+    def hold(self, round: int) -> None:
+        """Lets users hold so many conversations."""
+        answer = partial(sample, self._model, self._tokenizer, seed=round)
+        self._audience.hold(round, "policy-0001", answer)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self._every == 0:
+            started = time.monotonic()
+            self.hold(state.global_step)
+            self.seconds += time.monotonic() - started
 
 
 class Bench:
-    """A log with feedback in it, and the runs on it."""
+    """A first log and a first reward model, and the runs that go on from them."""
 
-    def __init__(self, folder: Path, steps: int) -> None:
+    def __init__(self, folder: Path, steps: int, interval: int) -> None:
         self.folder = folder
         self.steps = steps
+        self.interval = interval
         self.base = train_base_policy(folder / "base", seed=0)
-        self.url = f"sqlite:///{folder / 'feedback.db'}"
-        self.registry = ModelRegistry(folder / "registry")
+        self._start = folder / "start"
+        self._start.mkdir()
+        with FeedbackStore(_log(self._start)) as store:
+            talk = Talk(store, self.base, interval, seed=0)
+            for round in range(2 * _TALKS):
+                talk.hold(round)
+            # Makes a first version for all to go on from, and loads what is loaded once.
+            live = LiveReward(ModelRegistry(self._start / "registry"))
+            self._trainer("inline", self._start, live, store, max_steps=1).train()
 
-    def run(self, arm: str) -> dict[str, Any]:
-        """Trains once and returns how long it took, and how long the refreshes in it."""
-        with FeedbackStore(self.url) as store:
-            self._talk(store)
-            trainer = self._trainer(arm, store)
-            refresher = self._refresher() if arm == "separate" else None
+    def run(self, arm: str, *, seed: int) -> dict[str, Any]:
+        """Trains once and returns how long it took, and how much of that went into refreshes."""
+        folder = self.folder / f"{arm}-{seed}"
+        shutil.copytree(self._start, folder)
+        with FeedbackStore(_log(folder)) as store:
+            live = FollowedReward(ModelRegistry(folder / "registry"))
+            trainer = self._trainer(arm, folder, live, store, max_steps=self.steps)
+            talk = Talk(store, self.base, max(1, self.interval // _TALKS), seed=seed)
+            trainer.add_callback(talk)
+            refresher = self._refresher(folder) if arm == "separate" else None
             started = time.monotonic()
             trainer.train()
-            seconds = time.monotonic() - started
+            seconds = time.monotonic() - started - talk.seconds
             if refresher is not None:
                 refresher.send_signal(signal.SIGINT)
                 refresher.wait()
-        return {
-            "arm": arm,
-            "seconds": seconds,
-            "refreshes": len(trainer.refreshes),
-            "refreshing": sum(outcome.seconds for outcome in trainer.refreshes),
-            "versions used": len(trainer.live_reward.versions_used),
+        spent = live.seconds if arm == "separate" else sum(outcome.seconds for outcome in trainer.refreshes)
+        return {"seconds": seconds, "share": spent / seconds, "versions": len(live.versions_used)}
+
+    def _trainer(
+        self, arm: str, folder: Path, live: LiveReward, store: FeedbackStore, *, max_steps: int
+    ) -> OnlineGRPOTrainer:
+        settings = {
+            **COMMON,
+            **TRAINING["grpo"],
+            "max_steps": max_steps,
+            "refresh_steps": self.interval if arm == "inline" else 0,
+            "refresh_mode": "follow" if arm == "separate" else "inline",
+            "save_strategy": "no",
         }
-
-    def _talk(self, store: FeedbackStore) -> None:
-        scenario = SCENARIOS["dense"]
-        audience = Audience(store, scenario.taste(0), scenario, seed=store.latest_seq())
-        model, tokenizer = load_policy(self.base)
-        for round in range(2):
-            audience.hold(round, "policy-0001", partial(sample, model, tokenizer, seed=round))
-
-    def _trainer(self, arm: str, store: FeedbackStore) -> OnlineGRPOTrainer:
-        live = LiveReward(self.registry)
-        settings = {**COMMON, **TRAINING["grpo"], "max_steps": self.steps, "save_strategy": "no"}
-        if arm != "inline":
-            settings["refresh_mode"] = "follow"
         questions = [[{"role": "user", "content": question.text}] for question in helpdesk.train_questions()]
         trainer = OnlineGRPOTrainer(
             str(self.base),
             [live],
-            OnlineGRPOConfig(output_dir=str(self.folder / arm), **settings),
+            OnlineGRPOConfig(output_dir=str(folder / "training"), **settings),
             train_dataset=Dataset.from_dict({"prompt": questions}),
             store=store,
         )
         trainer.remove_callback(PrinterCallback)
         return trainer
 
-    def _refresher(self) -> subprocess.Popen[bytes]:
+    def _refresher(self, folder: Path) -> subprocess.Popen[bytes]:
         content = {
             **COMMON["reward_config"],
             "model_name_or_path": str(self.base),
-            "store": self.url,
-            "registry": str(self.registry.location),
-            "output_dir": str(self.folder / "refresh"),
-            "refresh_rows": 1,
+            "store": _log(folder),
+            "registry": str(folder / "registry"),
+            "output_dir": str(folder / "refresh"),
+            "refresh_rows": round(0.9 * SCENARIOS["dense"].sessions),
             "refresh_min_statements": COMMON["refresh_min_statements"],
             "refresh_replay": COMMON["refresh_replay"],
             "pause": 1.0,
@@ -113,26 +158,42 @@ class Bench:
             "gradient_checkpointing": False,
             "save_strategy": "no",
         }
-        config = self.folder / "refresh.yaml"
+        config = folder / "refresh.yaml"
         config.write_text(yaml.safe_dump(content))
         command = [sys.executable, str(ROOT / "recipes" / "reward_refresh.py"), "--config", str(config)]
-        return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        os.sched_setaffinity(process.pid, {_cores()[1]})
+        return process
+
+
+def _log(folder: Path) -> str:
+    return f"sqlite:///{folder / 'feedback.db'}"
+
+
+def _cores() -> list[int]:
+    return list(range(os.cpu_count() or 1))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=56, help="policy steps of a run (56)")
+    parser.add_argument("--steps", type=int, default=100, help="policy steps of a run (%(default)s)")
+    parser.add_argument("--interval", type=int, default=50, help="policy steps between two refreshes (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each kind (%(default)s)")
     arguments = parser.parse_args()
+    if len(_cores()) < 2:
+        parser.error("this machine has one core, and the trainer and the other process need one each")
     prepare_process()
+    os.sched_setaffinity(0, {_cores()[0]})
     with tempfile.TemporaryDirectory(prefix="refresh-cost-") as folder:
-        bench = Bench(Path(folder), arguments.steps)
-        bench.run("inline")  # a first version for the others to follow, and what is loaded once is loaded
-        rows = [bench.run(arm) for arm in ARMS]
-    table = Table("refreshed", "seconds", "ratio", "refreshes in the trainer", "their share")
-    for row in rows:
-        share = f"{row['refreshing'] / row['seconds']:.1%}"
-        ratio = f"{row['seconds'] / rows[0]['seconds']:.3f}"
-        table.add_row(row["arm"], f"{row['seconds']:.1f}", ratio, str(row["refreshes"]), share)
+        bench = Bench(Path(folder), arguments.steps, arguments.interval)
+        rounds = [{arm: bench.run(arm, seed=seed) for arm in ARMS} for seed in range(1, arguments.repeats + 1)]
+    table = Table("refreshed", "seconds", "ratio", "share of the trainer's time", "versions that paid")
+    for arm in ARMS:
+        runs = [each[arm] for each in rounds]
+        ratio = statistics.median(each[arm]["seconds"] / each["none"]["seconds"] for each in rounds)
+        seconds, share = (statistics.median(run[name] for run in runs) for name in ("seconds", "share"))
+        versions = ", ".join(str(run["versions"]) for run in runs)
+        table.add_row(arm, f"{seconds:.1f}", f"{ratio:.3f}", f"{share:.2%}", versions)
     Console().print(table)
 
 
