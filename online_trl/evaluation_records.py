@@ -13,8 +13,6 @@ from .types import AccuracyPoint, Estimate, EvaluationRecord, PolicyEvaluation
 
 KIND = "evaluator"
 """Kind of the records of a registry that hold an evaluation."""
-KL_KIND = "kl"
-"""Kind of those that hold the KL divergence from the base, where no evaluator measured it."""
 
 _TRENDS = ("accuracy_over_feedback", "accuracy_by_reward_version")
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 
 class Tokens(Protocol):
@@ -25,14 +24,12 @@ class ReferencePolicy:
     A frozen policy that says how likely it would have been to give an answer.
 
     Args:
-        model (`str`, `Path` or `PreTrainedModel`):
-            A causal language model, or its folder or hub id, which is loaded on the CPU.
+        model (`PreTrainedModel`):
+            A causal language model.
     """
 
-    def __init__(self, model: str | Path | PreTrainedModel) -> None:
-        if isinstance(model, str | Path):
-            model = AutoModelForCausalLM.from_pretrained(model)
-        self.model: PreTrainedModel = model.eval()
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model.eval()
 
     def logprobs(self, answers: Sequence[Tokens]) -> list[list[float]]:
         """

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from online_trl.evaluation.opinions import Opinions
-from online_trl.evaluation_records import KL_KIND
+from online_trl.evaluation_records import as_record
 from online_trl.loop import LoopState
 from online_trl.registry import Consumed, ModelRegistry, Sources
 from online_trl.report import Gatherer, dashboard_html, plain_report
@@ -21,14 +21,14 @@ from online_trl.report.gather import loop_status
 from online_trl.report.looks import Looks
 from online_trl.store import FeedbackStore
 from online_trl.types import (
-    EvaluationRecord,
+    Estimate,
     Feedback,
     FeedbackKind,
     Interaction,
     ModelRole,
+    PolicyEvaluation,
     Purpose,
     VersionStatus,
-    utcnow,
 )
 
 BASE, BETTER, WORSE = "policy-0001", "policy-0002", "policy-0003"
@@ -89,7 +89,10 @@ def registry(tmp_path: Path, store: FeedbackStore) -> ModelRegistry:
     )
     registry.promote("reward-0001", "the first one")
     registry.publish(ModelRole.POLICY, write, parent=BASE, reward_versions=("reward-0001",))
-    registry.record_evaluation(BETTER, EvaluationRecord(KL_KIND, utcnow(), {"kl": 2.5}))
+    kl = Estimate(2.5, 2.0, 3.0, 40)
+    registry.record_evaluation(
+        BETTER, as_record(PolicyEvaluation(policy_version=BETTER, figures={"kl": kl}, prompts=40))
+    )
     for number, user in enumerate(USERS):
         pair = [
             answer(store, version, user, purpose=Purpose.EVALUATION, question=f"Question {number}")

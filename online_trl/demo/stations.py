@@ -17,10 +17,13 @@ from ..callbacks import StepProgress, StopCallback
 from ..checkpoint import last_complete_checkpoint
 from ..config import check_choice
 from ..evaluate_script import Evaluation
+from ..evaluation import satisfaction_of, win_rate_of
+from ..evaluation.guards import guard_measurements
+from ..evaluation.opinions import Opinions
 from ..evaluation_records import as_record
 from ..evaluation_settings import EvaluationSettings
+from ..gates import promotion_gate
 from ..grpo import OnlineGRPOConfig, OnlineGRPOTrainer
-from ..measurement import Measurement
 from ..ppo import OnlinePPOConfig, OnlinePPOTrainer
 from ..preferences import prompt_dataset
 from ..registry import ModelRegistry, RegistryError, copy_model
@@ -142,10 +145,9 @@ class DemoStations:
         self.output_dir = output_dir
         self.progress = progress
         self.on_refresh = on_refresh
-        self.measurement = Measurement(store, registry)
 
     def begin(self) -> None:
-        self._judge([self.measurement.base], 0)
+        self._judge([self._base()], 0)
 
     def collect(self, number: int, after: int) -> int:
         self.users.deliver_late(number)
@@ -161,10 +163,17 @@ class DemoStations:
 
     def evaluate(self, number: int, candidate: str) -> PolicyDecision:
         live = self._live_policy().name
-        self._judge(list(dict.fromkeys([candidate, live, self.measurement.base])), number)
+        self._judge(list(dict.fromkeys([candidate, live, self._base()])), number)
         evaluation = Evaluation(_EVALUATION, self.registry, self.store).evaluate(candidate)
         self.registry.record_evaluation(candidate, as_record(evaluation))
-        return PolicyDecision(version=candidate, incumbent=live, decision=self.measurement.decide(candidate))
+        said = Opinions.read(self.store, Purpose.EVALUATION)
+        decision = promotion_gate(
+            win_rate=win_rate_of(said, candidate, live),
+            satisfaction=satisfaction_of(said, candidate),
+            live_satisfaction=satisfaction_of(said, live),
+            guards=guard_measurements(evaluation),
+        )
+        return PolicyDecision(version=candidate, incumbent=live, decision=decision)
 
     def canary(self, number: int, decision: PolicyDecision) -> PolicyDecision:
         # The simulated users have judged the candidate beside the version in service already.
@@ -230,6 +239,10 @@ class DemoStations:
         finally:
             stop.set()
             thread.join()
+
+    def _base(self) -> str:
+        """The policy that all others are compared with."""
+        return self.registry.versions(ModelRole.POLICY)[0].name
 
     def _live_policy(self) -> ModelVersion:
         live = self.registry.live(ModelRole.POLICY)

@@ -7,7 +7,6 @@ Everything here takes the log, numbers or callables, never a trainer.
 from ..estimates import mean_estimate as mean_estimate
 from ..estimates import share_estimate as share_estimate
 from .alignment import answer_length as answer_length
-from .alignment import kl_divergence as kl_divergence
 from .judgements import canary_feedback as canary_feedback
 from .judgements import satisfaction as satisfaction
 from .judgements import satisfaction_of as satisfaction_of

@@ -27,22 +27,6 @@ def log_ratios(logprobs: Sequence[Sequence[float]], reference_logprobs: Sequence
     return [math.fsum(own) - math.fsum(base) for own, base in zip(logprobs, reference_logprobs, strict=True)]
 
 
-def kl_divergence(logprobs: Sequence[Sequence[float]], reference_logprobs: Sequence[Sequence[float]]) -> float:
-    """
-    KL divergence of a policy from a reference in nats per answer, estimated from answers that the policy sampled.
-
-    Args:
-        logprobs (`Sequence[Sequence[float]]`), reference_logprobs (`Sequence[Sequence[float]]`):
-            As in [`log_ratios`].
-
-    Raises:
-        `ValueError`: if there is no answer, or if the two do not match token by token.
-    """
-    if not logprobs:
-        raise ValueError("there is no answer to estimate a KL divergence from")
-    return fmean(log_ratios(logprobs, reference_logprobs))
-
-
 def answer_length(interactions: Iterable[Interaction]) -> float:
     """
     Mean length of answers in words, `nan` if there are none.

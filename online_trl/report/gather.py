@@ -16,7 +16,7 @@ from ..config import ConfigError
 from ..estimates import confidence_sequence, win_rate_matrix
 from ..evaluation.judgements import report_opinions
 from ..evaluation.opinions import OpinionReader, Opinions
-from ..evaluation_records import KL_KIND, recorded_evaluations
+from ..evaluation_records import recorded_evaluations
 from ..lineage import ingredients, learning_delays
 from ..loop import LOCK_FILE, PROCESSES_FILE, STATE_FILE, LoopState
 from ..registry import ModelRegistry
@@ -264,8 +264,7 @@ def _is_held(lock: Path) -> bool | None:
 
 def _kl(records: Sequence[EvaluationRecord]) -> float:
     measured = [each.figures["kl"].mean for each in recorded_evaluations(records) if "kl" in each.figures]
-    recorded = [float(record.figures["kl"]) for record in records if record.kind == KL_KIND]
-    return next(iter([*measured[-1:], *recorded[-1:]]), math.nan)
+    return measured[-1] if measured else math.nan
 
 
 def _win_rates(opinions: Opinions, names: Sequence[str], live: str | None) -> Mapping[tuple[str, str], Estimate]:

@@ -3,21 +3,19 @@ import math
 import pytest
 
 from online_trl import evaluation
+from online_trl.evaluation.alignment import log_ratios
 from online_trl.types import Interaction
 
 
-def test_kl_divergence_by_hand():
+def test_log_ratios_by_hand():
     # (-0.5 - 0.5) - (-1 - 1) = 1 and (-2) - (-1.5) = -0.5.
-    assert evaluation.kl_divergence([[-0.5, -0.5], [-2.0]], [[-1.0, -1.0], [-1.5]]) == pytest.approx(0.25)
+    assert log_ratios([[-0.5, -0.5], [-2.0]], [[-1.0, -1.0], [-1.5]]) == pytest.approx([1.0, -0.5])
 
 
-def test_kl_divergence_needs_matching_tokens():
+@pytest.mark.parametrize(("logprobs", "reference"), [([[-0.5, -0.5]], [[-1.0]]), ([[-0.5]], [[-1.0], [-1.0]])])
+def test_log_ratios_need_matching_tokens(logprobs, reference):
     with pytest.raises(ValueError, match="not about the same tokens"):
-        evaluation.kl_divergence([[-0.5, -0.5]], [[-1.0]])
-    with pytest.raises(ValueError, match="not about the same tokens"):
-        evaluation.kl_divergence([[-0.5]], [[-1.0], [-1.0]])
-    with pytest.raises(ValueError, match="no answer"):
-        evaluation.kl_divergence([], [])
+        log_ratios(logprobs, reference)
 
 
 def test_answer_length_is_in_words():
