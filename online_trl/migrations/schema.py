@@ -34,7 +34,7 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
 def _sqlite_text(value: datetime | None) -> str | None:
     if value is None:
         return None
-    return value.astimezone(timezone.utc).replace(tzinfo=None).isoformat(" ", "microseconds")
+    return value.astimezone(timezone.utc).isoformat(" ", "microseconds").removesuffix("+00:00")
 
 
 def _enum(kind: type[Enum]) -> sa.Enum:

@@ -19,8 +19,9 @@ import sqlalchemy as sa
 from ..migrations import schema
 from ..types import ErasedSubject, Feedback, Interaction, Tombstone, utcnow
 from .errors import ErasedError, UnknownInteractionError, UnknownUserError
+from .insertion import insert_rows
 from .quotations import quotations
-from .rows import Lookup, insert_rows, interval, move_position, position, where_in
+from .rows import Lookup, interval, move_position, position, where_in
 
 _answers = schema.interactions.c
 _rows = schema.feedback.c

@@ -20,6 +20,7 @@ from ..migrations import schema
 from ..types import Feedback, Interaction, utcnow
 from .erasure import check_not_erased, erased_among, marks_of
 from .errors import StoreError
+from .insertion import insert_rows
 from .rows import (
     Record,
     check_feedback_ids,
@@ -27,11 +28,10 @@ from .rows import (
     check_names,
     feedback_values,
     find,
-    insert_rows,
     interaction_links,
     interaction_values,
     known_authors,
-    known_interactions,
+    missing_interactions,
     move_position,
     number_rows,
     position,
@@ -147,13 +147,12 @@ def _append_feedback(
     rows = [row for request in requests for row in request.rows]
     stored = find(connection, Feedback, "idempotency_key", [row.idempotency_key for row in rows])
     candidates = [row for row in rows if row.idempotency_key not in stored]
-    interactions = known_interactions(connection, candidates)
+    missing = missing_interactions(connection, candidates)
     authors = known_authors(connection, [*candidates, *_strays(rows, stored)])
-    unknown = (name for row in candidates for name in row.interaction_ids if name not in interactions)
-    erased = erased_among(connection, chain(unknown, marks_of(candidates)))
+    erased = erased_among(connection, chain(missing, marks_of(candidates)))
 
     def check(requested: Sequence[Feedback], found: Sequence[Feedback], fresh: Sequence[Feedback]) -> None:
-        check_interactions(fresh, interactions, erased)
+        check_interactions(fresh, missing, erased)
         check_not_erased(fresh, erased)
         check_names(requested, found, fresh, authors)
         check_feedback_ids(fresh, authors)

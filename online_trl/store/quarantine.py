@@ -20,7 +20,8 @@ import sqlalchemy as sa
 from ..migrations import schema
 from ..types import ANONYMOUS, Feedback, QuarantineReason, utcnow
 from .errors import NotQuarantinedError
-from .rows import Bound, Lookup, insert_rows, interval, move_position, position, read_records, select_records
+from .insertion import insert_rows
+from .rows import Bound, Lookup, interval, move_position, position, read_records, select_records
 
 _rows = schema.feedback.c
 _held = schema.quarantine.c

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime, timezone
-from functools import lru_cache
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -81,8 +80,9 @@ class Lookup:
     """
 
     def __init__(self, query: sa.Select[Any], column: sa.ColumnElement[Any]) -> None:
-        listed = sa.select(sa.func.json_each(sa.bindparam("values")).table_valued("value").c.value)
-        self._in_sqlite = query.where(column.in_(listed))
+        listed = sa.func.json_each(sa.bindparam("values")).table_valued("value")
+        self._in_sqlite = query.where(column.in_(sa.select(listed.c.value)))
+        self._missing_in_sqlite = sa.select(listed.c.value).where(~sa.exists().where(column == listed.c.value))
         self._in_postgresql = query.where(column == sa.any_(sa.bindparam("values", type_=ARRAY(column.type))))
 
     def rows(self, connection: sa.Connection, values: Iterable[Any]) -> Sequence[sa.RowMapping]:
@@ -94,6 +94,14 @@ class Lookup:
         """Returns the rows as records, whose fields the query selects in their order."""
         found = self._found(connection, values)
         return iter(()) if found is None else read_records(record, found)
+
+    def missing(self, connection: sa.Connection, values: Iterable[str]) -> set[str]:
+        """Returns which of these values no row has; the query selects the column alone."""
+        listed = list(dict.fromkeys(values))
+        if connection.dialect.name == "sqlite":
+            # Usually none is missing, and each row that comes from SQLite gives the interpreter away.
+            return set(connection.execute(self._missing_in_sqlite, {"values": json.dumps(listed)}).scalars())
+        return set(listed).difference(row[0] for row in self._found(connection, listed) or ())
 
     def _found(self, connection: sa.Connection, values: Iterable[Any]) -> sa.CursorResult[Any] | None:
         listed = list(dict.fromkeys(values))
@@ -125,10 +133,14 @@ def read_records(record: type[Record], rows: Iterable[sa.Row[Any]]) -> Iterator[
     """
     setters = _SETTERS[record]
     for row in rows:
-        restored = object.__new__(record)
-        for put, value in zip(setters, row, strict=True):
-            put(restored, value)
-        yield restored
+        yield _restored(record, setters, row)
+
+
+def _restored(record: type[Record], setters: Sequence[Callable[[Any, Any], None]], values: Iterable[Any]) -> Record:
+    restored = object.__new__(record)
+    for put, value in zip(setters, values, strict=True):
+        put(restored, value)
+    return restored
 
 
 _RECORDS_BY = {
@@ -170,10 +182,12 @@ def number_rows(
 
 
 def _numbered(record: Record, seq: int) -> Record:
-    values = record_values(record)
-    values["seq"] = seq
-    values["created_at"] = record.created_at.astimezone(timezone.utc)
-    return type(record)(**values)
+    # A copy of what was checked when it was made.
+    kind = type(record)
+    numbered = _restored(kind, _SETTERS[kind], _GET_FIELDS[kind](record))
+    object.__setattr__(numbered, "seq", seq)
+    object.__setattr__(numbered, "created_at", record.created_at.astimezone(timezone.utc))
+    return numbered
 
 
 def storable(records: Sequence[Record]) -> Sequence[Record]:
@@ -235,53 +249,17 @@ def interaction_links(row: Feedback) -> list[dict[str, Any]]:
     return [{"feedback_seq": row.seq, "interaction_id": name} for name in dict.fromkeys(row.interaction_ids)]
 
 
-def insert_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Inserts rows that have the same columns."""
-    if rows:
-        _insert(table, tuple(rows[0]), connection.dialect).run(connection, rows)
-
-
-class _Insert:
-    """
-    The insertion of many rows, made ready for the driver.
-
-    SQLAlchemy looks up every value of every row by its name, which takes longer than to write it. Here the values are
-    taken by column.
-    """
-
-    def __init__(self, table: sa.Table, names: tuple[str, ...], dialect: sa.Dialect) -> None:
-        columns = [column for column in table.columns if column.name in names]
-        self._text = str(sa.insert(table).compile(dialect=dialect, column_keys=names))
-        self._names = [column.name for column in columns]
-        self._encoders = [column.type.dialect_impl(dialect).bind_processor(dialect) for column in columns]
-        self._is_positional = dialect.positional
-
-    def run(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        columns = [
-            [row[name] for row in rows] if encode is None else [encode(row[name]) for row in rows]
-            for name, encode in zip(self._names, self._encoders, strict=True)
-        ]
-        values = zip(*columns, strict=True)
-        if self._is_positional:
-            connection.exec_driver_sql(self._text, list(values))
-        else:
-            connection.exec_driver_sql(self._text, [dict(zip(self._names, row, strict=True)) for row in values])
-
-
-_insert = lru_cache(maxsize=64)(_Insert)
-
-
 _INTERACTION_IDS = Lookup(sa.select(schema.interactions.c.interaction_id), schema.interactions.c.interaction_id)
 
 
-def known_interactions(connection: sa.Connection, feedback: Sequence[Feedback]) -> set[str]:
-    """Returns the ids of the interactions that feedback names, as far as they are in the log."""
-    named = [name for row in feedback for name in row.interaction_ids]
-    return {row["interaction_id"] for row in _INTERACTION_IDS.rows(connection, named)}
+def missing_interactions(connection: sa.Connection, feedback: Sequence[Feedback]) -> set[str]:
+    """Returns the ids of the interactions that feedback names and that are not in the log."""
+    return _INTERACTION_IDS.missing(connection, (name for row in feedback for name in row.interaction_ids))
 
 
-def check_interactions(feedback: Sequence[Feedback], known: set[str], erased: set[str]) -> None:
-    if unknown := [name for row in feedback for name in row.interaction_ids if name not in known]:
+def check_interactions(feedback: Sequence[Feedback], missing: set[str], erased: set[str]) -> None:
+    """Refuses feedback on answers that are missing from the log."""
+    if missing and (unknown := [name for row in feedback for name in row.interaction_ids if name in missing]):
         raise UnknownInteractionError(dict.fromkeys(unknown), erased)
 
 
