@@ -11,14 +11,14 @@ from ..store import FeedbackStore
 from .access import KeyCheck
 from .body_limit import BodyLimit
 from .engine import Engine
-from .errors import add_error_handlers, error_responses
+from .errors import GUARD_STATUSES, add_error_handlers, error_responses
 from .key_ring import KeyRing
 from .live_scores import AnswerScores
 from .observation import Observation
 from .origins import READ_HEADERS, OriginCheck
 from .routes.chat import chat_router
 from .routes.dashboard import dashboard_router
-from .routes.feedback import feedback_router
+from .routes.feedback import add_feedback_route
 from .routes.langfuse import langfuse_router
 from .routes.log import log_router
 from .routes.operations import operations_router
@@ -29,12 +29,7 @@ from .routes.trust import trust_router
 from .service import Service
 from .settings import ServerSettings
 
-GUARD_STATUSES = (400, 401, 403, 413, 429, 503)
-"""Statuses of requests that come to no route: for what they are not, who sent them, how much, how often, or when."""
-
-# Routes are tried in this order: what comes most often comes first.
 _ROUTERS = (
-    feedback_router,
     chat_router,
     stored_completions_router,
     signed_feedback_router,
@@ -88,6 +83,8 @@ def create_app(
     add_error_handlers(app)
     _add_guards(app, service)
     app.add_middleware(Observation, metrics=service.metrics, log=log, log_messages=service.settings.log_messages)
+    # Routes are tried in their order: what comes most often comes first.
+    add_feedback_route(app.router, service)
     for make_router in _ROUTERS:
         app.include_router(make_router(service), responses=error_responses(*GUARD_STATUSES))
     return app

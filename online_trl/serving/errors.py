@@ -34,6 +34,9 @@ from .schemas import ErrorDetail, ErrorReply
 
 _INVALID, _SERVER = "invalid_request_error", "server_error"
 
+GUARD_STATUSES = (400, 401, 403, 413, 429, 503)
+"""Statuses of requests that come to no route: for what they are not, who sent them, how much, how often, or when."""
+
 
 class RefusalError(HTTPException):
     """

@@ -23,6 +23,7 @@ from pydantic import (
     Tag,
     model_validator,
 )
+from typing_extensions import TypedDict
 
 from ..types import ANONYMOUS, Feedback, FeedbackKind, FeedbackSource, InvalidRecordError, new_id, utcnow
 from . import scores
@@ -247,7 +248,7 @@ FEEDBACK_EXAMPLES: dict[str, dict[str, Any]] = {
 """Bodies of `POST /v1/feedback`, one of each kind, as the API's description shows them."""
 
 
-class FeedbackReceipt(BaseModel):
+class FeedbackReceipt(TypedDict):
     """Reply to one statement: where it is in the log. The same statement again has the same receipt."""
 
     feedback_id: str
@@ -256,14 +257,14 @@ class FeedbackReceipt(BaseModel):
     interaction_ids: list[str]
     idempotency_key: str
 
-    @classmethod
-    def of(cls, feedback: Feedback) -> FeedbackReceipt:
-        """Returns the receipt of a stored row."""
-        assert feedback.seq is not None, "a stored row has its place in the log"
-        return cls(
-            feedback_id=feedback.feedback_id,
-            seq=feedback.seq,
-            kind=feedback.kind,
-            interaction_ids=feedback.interaction_ids,
-            idempotency_key=client_key(feedback),
-        )
+
+def receipt_of(feedback: Feedback) -> FeedbackReceipt:
+    """Returns the receipt of a stored row."""
+    assert feedback.seq is not None, "a stored row has its place in the log"
+    return {
+        "feedback_id": feedback.feedback_id,
+        "seq": feedback.seq,
+        "kind": feedback.kind,
+        "interaction_ids": feedback.interaction_ids,
+        "idempotency_key": client_key(feedback),
+    }

@@ -4,37 +4,46 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import TypeAdapter
+from pydantic_core import to_json
 
 from ...types import Feedback, Scope
 from ..access import requires
-from ..errors import error_responses
+from ..errors import GUARD_STATUSES, error_responses
 from ..feedback import record_feedback
 from ..feedback_route import FeedbackRoute, IdempotencyKey
-from ..feedback_schemas import FEEDBACK_EXAMPLES, FeedbackBody, FeedbackReceipt
+from ..feedback_schemas import FEEDBACK_EXAMPLES, FeedbackBody, FeedbackReceipt, receipt_of
 from ..service import Service
 from ..settings import ServerSettings
 
-_RECEIPTS: TypeAdapter[FeedbackReceipt | list[FeedbackReceipt]] = TypeAdapter(FeedbackReceipt | list[FeedbackReceipt])
 
+def add_feedback_route(router: APIRouter, service: Service) -> None:
+    """
+    Adds the route that takes feedback.
 
-def feedback_router(service: Service) -> APIRouter:
-    """Returns the routes that take feedback."""
-    router = APIRouter(dependencies=[Depends(requires(Scope.FEEDBACK))], tags=["feedback"], route_class=FeedbackRoute)
+    Args:
+        router (`APIRouter`):
+            That of the app itself: FastAPI looks twice for a route of a router that the app includes.
+        service ([`~online_trl.serving.service.Service`]):
+            What the route stands on.
+    """
 
-    @router.post(
-        "/v1/feedback",
-        status_code=201,
-        response_model=FeedbackReceipt | list[FeedbackReceipt],
-        responses=error_responses(400, 403, 404, 409, 410, 422, 503),
-        openapi_extra={"requestBody": {"content": {"application/json": {"examples": FEEDBACK_EXAMPLES}}}},
-    )
     async def create_feedback(body: FeedbackBody, idempotency_key: IdempotencyKey = None) -> Response:
         """Takes one statement or a list of them, all or none, in the shape of this API or of TensorZero's."""
         rows = read_feedback(body, idempotency_key, service.settings)
         return feedback_reply(body, await record_feedback(service, rows))
 
-    return router
+    router.add_api_route(
+        "/v1/feedback",
+        create_feedback,
+        methods=["POST"],
+        status_code=201,
+        response_model=FeedbackReceipt | list[FeedbackReceipt],
+        responses=error_responses(*GUARD_STATUSES, 404, 409, 410, 422),
+        openapi_extra={"requestBody": {"content": {"application/json": {"examples": FEEDBACK_EXAMPLES}}}},
+        dependencies=[Depends(requires(Scope.FEEDBACK))],
+        tags=["feedback"],
+        route_class_override=FeedbackRoute,
+    )
 
 
 def read_feedback(body: FeedbackBody, idempotency_key: str | None, settings: ServerSettings) -> list[Feedback]:
@@ -63,7 +72,7 @@ def read_feedback(body: FeedbackBody, idempotency_key: str | None, settings: Ser
 
 def feedback_reply(body: FeedbackBody, stored: list[Feedback]) -> Response:
     """Returns the receipts of stored rows, one or a list like the request's body."""
-    receipts = [FeedbackReceipt.of(row) for row in stored]
+    receipts = [receipt_of(row) for row in stored]
     # FastAPI would check what is right by construction: that costs as much as all else together.
-    content = _RECEIPTS.dump_json(receipts if isinstance(body, list) else receipts[0])
+    content = to_json(receipts if isinstance(body, list) else receipts[0])
     return Response(content, status_code=201, media_type="application/json")
