@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 
 from online_trl.database import Database
 from online_trl.migrations import schema
+from online_trl.serving.client_keys import stored_key
 from online_trl.store import FeedbackStore, prompt_key
 from online_trl.types import FeedbackKind, FeedbackSource, Purpose, new_id
 
@@ -128,7 +130,7 @@ def bare_rows_per_second(url: str, interaction_ids: list[str], transaction: int,
 
 _COLUMNS = [
     "seq", "feedback_id", "idempotency_key", "kind", "interaction_ids", "value", "user_id", "source", "tags",
-    "created_at", "received_at",
+    "created_at", "received_at", "statement_key",
 ]  # fmt: skip
 _LINK_COLUMNS = ["feedback_seq", "interaction_id"]
 
@@ -137,9 +139,12 @@ def _thumbs(interaction_ids: list[str], seq: int, *, is_text: bool) -> Iterator[
     now: Any = _START.replace(tzinfo=None).isoformat(sep=" ") if is_text else _START
     while True:
         for name in interaction_ids:
-            row = new_id()
+            row, user = new_id(), f"bare-{seq}"
+            # As scattered over its index as that of a real row.
+            statement = hashlib.sha256(user.encode()).hexdigest()
             values = [
-                seq, row, row, "binary", json.dumps([name]), "true", f"bare-{seq}", "human", "{}", now, now,
+                seq, row, stored_key(user, row), "binary", json.dumps([name]), "true", user, "human", "{}", now, now,
+                statement,
             ]  # fmt: skip
             yield dict(zip(_COLUMNS, values, strict=True)), {"feedback_seq": seq, "interaction_id": name}
             seq += 1

@@ -26,6 +26,8 @@ from .sqlite import FileLockError, has_wal_reset_defect, locked_file
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 _SUPPORTED = "sqlite:///path/to/feedback.db and postgresql://user@host/database"
 _BUSY_SECONDS = 60
+# Most that SQLite may cache for a connection; by default it is too little for the indexes of a long log.
+_CACHE_KIB = 16_000
 _LOCK_POSITION = sa.select(schema.log_position.c.seq).with_for_update()
 _JSON = JSONDecoder()
 _MIGRATION_LOCK = 0x6F6E6C696E65
@@ -191,6 +193,8 @@ def _create_engine(url: sa.URL) -> sa.Engine:
         # The driver's own transactions begin too late to exclude other writers; `_begin` begins them.
         options["connect_args"] = {"isolation_level": None, "timeout": _BUSY_SECONDS}
         options["json_deserializer"] = _decode
+        # What a connection has cached is worth nothing once another one has written: the same one is to write again.
+        options["pool_use_lifo"] = True
     else:
         options |= {"isolation_level": "READ COMMITTED", "pool_pre_ping": True}
     try:
@@ -232,7 +236,7 @@ def _writing_alone(file: Path | None) -> AbstractContextManager[None]:
 
 
 def _set_pragmas(connection: Any, file: Path | None) -> None:
-    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", f"cache_size=-{_CACHE_KIB}"):
         connection.execute(f"PRAGMA {pragma}")
     # Only the change writes, so that who opens an existing log waits for nobody.
     if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
