@@ -6,9 +6,9 @@ from online_trl.canary import assign
 from online_trl.types import Feedback, FeedbackKind, Interaction
 
 
-def thumbs(store, version, ups, downs, canary=None, **whom):
-    """So many thumbs of each direction, each by a user of its own."""
-    for number in range(ups + downs):
+def thumbs(store, version, ups, downs, canary=None, *, silent=0, **whom):
+    """So many thumbs of each direction, each by a user of its own, and so many users who say nothing."""
+    for number in range(ups + downs + silent):
         user = _somebody(store, version, canary, **whom)
         answer = store.add_interaction(
             Interaction(
@@ -19,6 +19,8 @@ def thumbs(store, version, ups, downs, canary=None, **whom):
                 user_id=user,
             )
         )
+        if number >= ups + downs:
+            continue
         store.add_feedback(
             Feedback(
                 kind=FeedbackKind.BINARY,
