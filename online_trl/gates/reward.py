@@ -13,6 +13,7 @@ from ..types import GateCheck, GateDecision
 from .decision import decide
 
 _RESAMPLES = 10_000
+_CHANCE = 0.5
 # What sums of weighted numbers may differ by without anything being different.
 _ROUNDING = 1e-9
 
@@ -96,7 +97,8 @@ def reward_gate(
             Smallest spread of the anchors' raw scores, as a multiple of that of the version in service.
         min_rank_correlation (`float`, *optional*, defaults to `0.3`):
             Smallest rank correlation with the version in service on the anchors. A candidate that is better on the
-            held-out statements at the given level may disagree with it about everything.
+            held-out statements at the given level may disagree with it about everything, and so may one that is right
+            more often than a version in service which is not known to be right more often than chance.
 
     Returns:
         [`~online_trl.types.GateDecision`]: The decision with its checks.
@@ -148,7 +150,7 @@ def is_better(
     weight = np.asarray(weights, dtype=float)
     gained = np.asarray(candidate, dtype=float) - np.asarray(live, dtype=float)
     word = _Word(gained[weight > 0], weight[weight > 0], level, min_statements)
-    return word.is_enough and word.bounds[0] > 0
+    return word.is_known_above(0)
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,10 @@ class _Word:
         if not self.values.size:
             return False
         return float(self.weights.sum() ** 2 / (self.weights**2).sum()) >= self.min_statements - 1e-6
+
+    def is_known_above(self, value: float) -> bool:
+        """Whether the true mean is above a value, beyond noise."""
+        return self.is_enough and self.bounds[0] > value
 
     @cached_property
     def bounds(self) -> tuple[float, float]:
@@ -223,7 +229,8 @@ def _next_reward(
             False, "refused: there is no held-out statement to compare it with the live version on", (check,)
         )
     judged = _statements(word.values.size)
-    live_accuracy = word.mean - gained.mean
+    live = replace(word, values=word.values - gained.values)
+    live_accuracy = live.mean
     floor = min(min_accuracy, live_accuracy)
     best_case = gained.bounds[1] if gained.is_enough else gained.mean
     compared = f"accuracy {word.mean:.2f} against {live_accuracy:.2f} of the live version on {judged}"
@@ -238,8 +245,8 @@ def _next_reward(
         ),
     ]
     if anchors is not None:
-        is_better = gained.is_enough and gained.bounds[0] > 0
-        checks += _anchor_checks(anchors, min_spread_ratio, -1.0 if is_better else min_rank_correlation)
+        may_disagree = gained.is_known_above(0) or (gained.mean > 0 and not live.is_known_above(_CHANCE))
+        checks += _anchor_checks(anchors, min_spread_ratio, -1.0 if may_disagree else min_rank_correlation)
     return decide(checks, compared)
 
 

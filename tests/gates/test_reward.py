@@ -169,8 +169,17 @@ def test_a_candidate_that_disagrees_about_everything_must_have_proven_that_it_is
         "better beyond noise"
     )
     assert reward_gate(correct(30, 10), correct(10, 30), anchors=anchors).accepted
-    assert failed(reward_gate(correct(8, 2), correct(2, 8), anchors=anchors)) == ["rank_correlation"]
+    # More often right, but not beyond noise: what a proven version says is not given up for that.
+    assert failed(reward_gate(correct(24, 6), correct(22, 8), anchors=anchors)) == ["rank_correlation"]
     assert reward_gate(correct(30, 10), correct(30, 10), anchors=anchors, min_rank_correlation=-0.5).accepted
+
+
+@pytest.mark.parametrize("live", [correct(2, 8), correct(9, 10), correct(15, 15)])
+def test_a_live_version_that_is_not_known_to_be_better_than_chance_may_be_disagreed_with(live):
+    anchors = AnchorComparison(1.0, 1.0, -0.4)
+    one_more = [RIGHT if index == live.index(WRONG) else value for index, value in enumerate(live)]
+    assert reward_gate(one_more, live, anchors=anchors).accepted
+    assert failed(reward_gate(live, live, anchors=anchors)) == ["rank_correlation"]
 
 
 def test_anchor_scores_that_are_not_numbers_are_refused():
