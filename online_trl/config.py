@@ -46,10 +46,6 @@ class RefreshArguments:
         refresh_replay (`float`, *optional*, defaults to `1.0`):
             Old statements mixed into a refresh that starts from the live version, drawn uniformly from all that is
             remembered, as a multiple of the fresh ones.
-        refresh_off_topic (`int`, *optional*, defaults to `32`):
-            Pairs of an answer to what was asked and an answer to another prompt that are added to each refresh, at
-            most one for each statement, so that the reward model looks at the prompt however little was said. `0`
-            turns it off.
         refresh_half_life (`float`, *optional*, defaults to `0.0`):
             Age at which a statement counts half. `0` lets all count in full.
         refresh_drift_half_life (`float`, *optional*, defaults to `50.0`):
@@ -90,9 +86,6 @@ class RefreshArguments:
     refresh_replay: float = field(
         default=1.0, metadata={"help": "Old statements mixed into a refresh, as a multiple of the fresh ones."}
     )
-    refresh_off_topic: int = field(
-        default=32, metadata={"help": "Pairs added to each refresh that set an answer over one to another prompt."}
-    )
     refresh_half_life: float = field(
         default=0.0, metadata={"help": "Age at which a statement counts half; 0: all count in full."}
     )
@@ -131,7 +124,6 @@ class RefreshArguments:
             "refresh_rows",
             "refresh_min_statements",
             "refresh_replay",
-            "refresh_off_topic",
             "refresh_half_life",
             "refresh_drift_half_life",
             "refresh_anchor_life",

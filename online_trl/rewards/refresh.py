@@ -36,7 +36,6 @@ from .drift_watch import DriftWatch, change_from_plain, plain_change
 from .judgement import Judgement, judge
 from .memory import ChangePoint, Recency, StatementMemory, ages
 from .nesting import nested_trainer
-from .off_topic import off_topic_pairs
 from .outcome import RefreshOutcome, version_metrics, version_record
 from .reward_model import adapter_to_continue
 from .reward_trainer import OnlineRewardConfig, OnlineRewardTrainer, save_merged
@@ -209,14 +208,13 @@ class RewardRefresher:
         live = None if restart else self.registry.path(str(self.live.version))
         adapter = None if live is None else adapter_to_continue(live, self.base_model, self.peft_config)
         start = self.base_model if live is None or adapter is not None else str(live)
-        off_topic = off_topic_pairs(rows, self.settings.refresh_off_topic, seed=f"{self.seed}-{rows[-1].seq}")
         with nested_trainer():
             args = self.make_args()
             args.reinit_head |= self.settings.refresh_drift_reinit_head and self.drift.alarm is not None
             trainer = OnlineRewardTrainer(
                 model=start,
                 args=args,
-                train_dataset=statement_dataset([*rows, *off_topic]),
+                train_dataset=statement_dataset(rows),
                 peft_config=self.peft_config,
                 adapter=adapter,
             )

@@ -294,15 +294,6 @@ def test_nothing_to_train_on_is_refused(refresher):
         refresher.refresh(replace(pairs(1, 1), pairs=(), after=5, upto=5))
 
 
-def test_pairs_with_answers_to_other_prompts_are_learned_from_but_are_no_statements(make, live):
-    thumbs = batch([label(number, "yes", up=True) for number in range(1, 31)])
-    settings = [{"refresh_start": "initial", "refresh_off_topic": count} for count in (0, 30)]
-    outcomes = [make(settings=each).refresh(thumbs) for each in settings]
-    assert outcomes[0].trained_on == outcomes[1].trained_on
-    plain, augmented = (live.scorer_of(live.registry.path(each.version)) for each in outcomes)
-    assert mean_scores(plain, thumbs.labels) != mean_scores(augmented, thumbs.labels)
-
-
 def test_feedback_that_is_all_too_long_makes_no_version(make, live, registry):
     short, long = make(), make(max_length=4)
     short.refresh(pairs(1, 60))
