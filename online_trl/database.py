@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from json import JSONDecoder
 from pathlib import Path
+from sqlite3 import Error as SQLiteError
 from sqlite3 import sqlite_version_info
 from typing import Any
 
@@ -87,16 +88,18 @@ class Database:
 
     def drop_old_pages(self) -> None:
         """
-        Empties the write-ahead log of SQLite, which holds earlier contents of overwritten pages.
+        Writes the file of SQLite anew and empties its write-ahead log: where rows were moved to other pages, the old
+        ones keep copies, which `secure_delete` does not overwrite. Writers wait meanwhile.
 
         Raises:
-            [`StoreError`]: if a reader keeps them in use for too long.
+            [`StoreError`]: if the disk has no room for a copy, or a reader keeps old pages in use for too long.
         """
         if self._file is None:
             return
         with self._clear_errors(), self._connect() as connection, _writing_alone(self._file):
             driver = connection.connection.driver_connection
             assert driver is not None
+            driver.execute("VACUUM")
             ((is_busy, _, _),) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         if is_busy:
             raise StoreError(
@@ -150,7 +153,7 @@ class Database:
             yield
         except FileLockError as error:
             raise StoreError(f"{self.name}: {error}") from error
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, SQLiteError) as error:
             reason = error.orig if isinstance(error, StatementError) else error
             raise StoreError(f"{self.name}: {reason}") from error
 

@@ -146,8 +146,6 @@ def _erase(
     insert_rows(connection, schema.erased, _entries(connection, answers, said, seq))
     move_position(connection, seq)
     _delete(connection, answers, said)
-    if subject is ErasedSubject.USER:
-        _drop_names(connection)
     return _read(connection, sa.select(*_tombstones).where(_tombstones.seq == seq))[0]
 
 
@@ -207,8 +205,6 @@ def _entries(connection: sa.Connection, answers: set[str], said: set[str], seq: 
 
 
 def _delete(connection: sa.Connection, answers: set[str], said: set[str]) -> None:
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("PRAGMA secure_delete=ON")
     # A row that supersedes another one goes before it.
     found = where_in(connection, sa.select(_rows.feedback_id, _rows.seq), _rows.feedback_id, said)
     seqs = sorted((row["seq"] for row in found), reverse=True)
@@ -220,13 +216,6 @@ def _delete(connection: sa.Connection, answers: set[str], said: set[str]) -> Non
     ):
         _delete_in(connection, column, seqs)
     _delete_in(connection, _answers.interaction_id, sorted(answers))
-
-
-def _drop_names(connection: sa.Connection) -> None:
-    """Builds the indexes of SQLite anew: pages that were split keep copies of names. No index holds a message."""
-    if connection.dialect.name == "sqlite":
-        for table in (schema.interactions, schema.feedback):
-            connection.exec_driver_sql(f"REINDEX {table.name}")
 
 
 def _delete_in(connection: sa.Connection, column: sa.Column[Any], values: Sequence[Any]) -> None:

@@ -296,9 +296,9 @@ class FeedbackStore:
 
     def erase_user(self, user_id: str) -> Tombstone:
         """
-        Erases what a user asked and said, and what anybody said about the user's answers. On SQLite the bytes are
-        overwritten, and the indexes, which hold names, are built anew: with a million rows, writers wait for seconds.
-        PostgreSQL frees the bytes at its next vacuum.
+        Erases what a user asked and said, and what anybody said about the user's answers. On SQLite the file is
+        written anew, so that nothing of it is left in there: with a million rows, writers wait for seconds. PostgreSQL
+        frees the bytes at its next vacuum.
 
         Args:
             user_id (`str`):

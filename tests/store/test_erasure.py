@@ -261,6 +261,22 @@ def test_the_bytes_are_gone_from_the_files_of_sqlite(tmp_path):
     assert _files_with(tmp_path, SECRET) == []
 
 
+def test_nothing_is_left_where_earlier_erasures_have_moved_rows(tmp_path):
+    rng = random.Random(0)
+    users = [f"user-{rng.randrange(6)}" for _ in range(300)]
+    asked = [f"secret of {user}" + "!" * rng.randrange(900) for user in users]
+    with FeedbackStore(f"sqlite:///{tmp_path / 'feedback.db'}") as store:
+        store.add_interactions(
+            [
+                interaction(prompt=text, user_id=user, session_id=str(number))
+                for number, (user, text) in enumerate(zip(users, asked, strict=True))
+            ]
+        )
+        for user in sorted(set(users))[:-1]:
+            store.erase_user(user)
+            assert _files_with(tmp_path, f"secret of {user}") == []
+
+
 def test_the_name_is_gone_from_the_indexes_of_sqlite(tmp_path):
     rng = random.Random(0)
     with FeedbackStore(f"sqlite:///{tmp_path / 'feedback.db'}") as store:
