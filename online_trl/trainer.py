@@ -202,6 +202,8 @@ class OnlineTrainerMixin(CheckpointMixin):
         for index, mean in raw_means.items():
             name = f"rewards/{self.reward_func_names[index]}/raw_mean"
             self._metrics["train" if learn else "eval"][name].append(mean)  # type: ignore[attr-defined]
+        if learn and self.live_reward is not None:
+            self.live_reward.note_payment()
         return settled
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

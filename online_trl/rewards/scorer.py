@@ -132,6 +132,10 @@ class LiveReward:
         pessimism (`float`, *optional*, defaults to `0.0`):
             Standard deviations, over the heads of the ensemble, that are taken off their mean. The online trainers
             set their `reward_pessimism`.
+
+    Attributes:
+        versions_used (`list[str]`):
+            The versions that paid a policy in training, in the order in which they took over.
     """
 
     __name__ = "live_reward"
@@ -193,8 +197,6 @@ class LiveReward:
         """Returns the standardised score of each completion, and logs the version that gave it."""
         if self.scorer is None or self.version is None:
             raise RuntimeError("the live reward has no version yet; call `load` or let the first refresh train one")
-        if not self.versions_used or self.versions_used[-1] != self.version:
-            self.versions_used.append(self.version)
         if log_extra is not None:
             log_extra("reward_version", [self.version] * len(prompts))
         if log_metric is not None:
@@ -206,6 +208,11 @@ class LiveReward:
         if log_metric is not None:
             log_metric("live_reward/disagreement", float(disagreement(self.scorer.standardised(raw)).mean()))
         return self.scorer.paid_scores(raw).tolist()
+
+    def note_payment(self) -> None:
+        """Takes down that the version in service paid the policy; where it only scores an evaluation, it does not."""
+        if self.version is not None and self.versions_used[-1:] != [self.version]:
+            self.versions_used.append(self.version)
 
 
 def version_number(version: str) -> float:

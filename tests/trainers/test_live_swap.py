@@ -66,6 +66,21 @@ def test_each_step_logs_the_version_that_paid_it(kind, tiny_policy, tmp_path, pr
 
 
 @pytest.mark.parametrize("kind", TRAINERS)
+def test_an_evaluation_is_no_payment(kind, tiny_policy, tmp_path, prompts, registry, publish):
+    publish()
+    live = LiveReward(registry)
+    settings = {"max_steps": 2, "num_iterations": 2, "refresh_mode": "follow"}
+    settings |= {"eval_strategy": "steps", "eval_steps": 1, "eval_dataset": prompts.select(range(8))}
+    # One version comes in the middle of the only rollout, and one after the last step.
+    publishing = AtStep({1: publish, 2: publish})
+    trainer = make(kind, tiny_policy, tmp_path, [live], prompts, callbacks=[publishing], **settings)
+    trainer.train()
+    assert logged(trainer, "eval_live_reward/version") == [2.0, 3.0]
+    assert logged(trainer, "live_reward/version") == [1.0, 1.0]
+    assert live.versions_used == ["reward-0001"]
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
 def test_without_new_feedback_it_trains_on_what_is_known_and_says_so_once(
     kind, tiny_policy, tmp_path, prompts, store, registry, caplog
 ):
