@@ -208,7 +208,10 @@ class DeploymentStations:
 
 
 class _NewFeedback:
-    """Counts the feedback after a position of the log, and reads each row once however often it is asked."""
+    """
+    Counts the feedback after a position of the log, and reads each row once however often it is asked. Only after an
+    erasure is all of it read again: what is gone counts no more.
+    """
 
     def __init__(self, store: LogReader) -> None:
         self._store = store
@@ -219,6 +222,8 @@ class _NewFeedback:
         if after != self._after:
             self._after, self._upto, self._count = after, after, 0
         if (end := self._store.latest_seq()) > self._upto:
+            if self._store.tombstones(after=self._upto, upto=end):
+                self._upto, self._count = after, 0
             rows = self._store.admitted_feedback(after=self._upto, upto=end)
             self._count += sum(row.kind is not FeedbackKind.IMPLICIT for row in rows)
             self._upto = end

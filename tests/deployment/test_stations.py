@@ -59,6 +59,20 @@ def test_a_round_begins_with_so_many_new_rows_of_feedback(make, store):
     assert is_waiting(stations, after=store.latest_seq())
 
 
+def test_feedback_that_was_erased_begins_no_round(make, store, registry):
+    publish(registry, ModelRole.POLICY)
+    by_rows, by_time = make(triggers=Triggers(feedback=5)), make(triggers=Triggers(feedback=0, minutes=1e-9))
+    add_comparisons(store, 1)
+    assert is_waiting(by_rows)
+    assert not is_waiting(by_time)
+    store.erase_user("user-0")
+    assert is_waiting(by_time)
+    add_comparisons(store, 4, start=1)
+    assert is_waiting(by_rows)
+    add_comparisons(store, 1, start=5)
+    assert not is_waiting(by_rows)
+
+
 def test_each_row_of_feedback_is_read_once_while_a_round_is_waited_for(make, store, monkeypatch):
     read, admitted_feedback = [], store.admitted_feedback
 
