@@ -85,14 +85,16 @@ class CanaryTrial:
 
     def _reader(self, canary: Canary) -> OpinionReader:
         """Returns what reads on from where the look before ended: a canary may last for weeks."""
-        if canary.canary_id not in self._readers:
-            end = self.store.latest_seq()
-            first = self.store.interactions(policy_version=canary.version, purpose=Purpose.CHAT, upto=end, limit=1)
-            # What came before the candidate's first answer is not part of the canary, and need not be read.
-            after = (first[0].seq or 1) - 1 if first else end
-            reader = OpinionReader(self.store, Purpose.CHAT, canary.version, canary.incumbent, after=after)
+        if canary.canary_id in self._readers:
+            return self._readers[canary.canary_id]
+        end = self.store.latest_seq()
+        first = self.store.interactions(policy_version=canary.version, purpose=Purpose.CHAT, upto=end, limit=1)
+        # What came before the candidate's first answer is not part of the canary, and need not be read.
+        after = (first[0].seq or 1) - 1 if first else end
+        reader = OpinionReader(self.store, Purpose.CHAT, canary.version, canary.incumbent, after=after)
+        if first:
             self._readers[canary.canary_id] = reader
-        return self._readers[canary.canary_id]
+        return reader
 
     def _begun(self, version: str) -> Canary | None:
         """Returns the canary of a version, after beginning it; none if somebody has decided about it by hand."""

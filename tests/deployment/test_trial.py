@@ -86,6 +86,19 @@ def test_who_asked_for_the_candidate_by_name_or_before_it_began_does_not_count(s
     assert trial.look(canary).satisfaction_difference.n == 60
 
 
+def test_a_canary_begins_with_the_first_answer_of_the_candidate_whenever_that_comes(store, registry):
+    canary = registry.start_canary("policy-0002", 0.5)
+    trial = CanaryTrial(registry, store, SETTINGS, wait=lambda seconds: None)
+    assert trial.look(canary).satisfaction_difference.n == 0
+    thumbs(store, "policy-0001", ups=0, downs=20, canary=canary)
+    assert trial.look(canary).satisfaction_difference.n == 0
+    thumbs(store, "policy-0002", ups=10, downs=0, canary=canary)
+    thumbs(store, "policy-0001", ups=5, downs=5, canary=canary)
+    gone_on_with = CanaryTrial(registry, store, SETTINGS, wait=lambda seconds: None)
+    assert trial.look(canary) == gone_on_with.look(canary)
+    assert trial.look(canary).satisfaction_difference.n == 20
+
+
 @pytest.mark.parametrize("how", ["promote", "refuse", "abandon"])
 def test_what_was_decided_by_hand_before_it_began_stands(store, registry, how):
     getattr(registry, how)("policy-0002", "I know it")
