@@ -59,7 +59,7 @@ class Opinions:
 
     Args:
         answers (`Mapping[str, Answer]`):
-            The answers by their ids, in the order of the log.
+            The answers by their ids, those of each version in the order of the log.
         said ([`Said`]):
             The feedback from the first of them on.
     """
@@ -89,7 +89,7 @@ class Opinions:
 
     @property
     def versions(self) -> list[str]:
-        """The versions that answered, in the order of their first answers."""
+        """The versions that answered; where all were read, in the order of their first answers."""
         return list(self._answers_of)
 
     @property
@@ -201,7 +201,6 @@ class OpinionReader:
         """How often everything was read: what was made of opinions that were read before the last time is outdated."""
         self._answers: dict[str, Answer] = {}
         self._said: list[Feedback] = []
-        self._first: int | None = None
         self._position = after
 
     def read(self, upto: int | None = None) -> Opinions:
@@ -213,33 +212,33 @@ class OpinionReader:
                 The row, not before that of an earlier call. Defaults to the end of the log.
         """
         upto = self.store.latest_seq() if upto is None else upto
-        if self._is_outdated(upto):
+        said = self.store.admitted_feedback(after=self._position, upto=upto) if self._answers else []
+        if self._answers and self._reach_back(said, upto):
             self._begin_anew()
+            said = []
+        is_first = not self._answers
         for version in self.versions or (None,):
             for answer in _pages(self.store, self.purpose, version, self._position, upto):
                 self._answers[answer.interaction_id] = _answer(answer)
-        if self._answers:
+        if is_first and self._answers:
             # What was said before the first answer is about none of them.
-            self._first = self._first or min(answer.seq for answer in self._answers.values())
-            said = self.store.admitted_feedback(after=max(self._first, self._position), upto=upto)
-            self._said += [_without_words(row) for row in said]
+            first = min(answer.seq for answer in self._answers.values())
+            said = self.store.admitted_feedback(after=first, upto=upto)
+        self._said += [_without_words(row) for row in said]
         self._position = upto
         return Opinions(dict(self._answers), Said(list(self._said)))
 
     def _begin_anew(self) -> None:
         self.times_begun += 1
         self._answers, self._said = {}, []
-        self._first, self._position = None, self.after
+        self._position = self.after
 
-    def _is_outdated(self, upto: int) -> bool:
-        """Whether something since the last call reaches back to what was read before it."""
-        if not self._answers:
-            return False
+    def _reach_back(self, said: Sequence[Feedback], upto: int) -> bool:
+        """Whether an erasure since the last call, or what was said, reaches back to what was read before it."""
         if self.store.tombstones(after=self._position, upto=upto):
             return True
         written = {row.feedback_id for row in self.store.feedback(after=self._position, upto=upto)}
-        counting = self.store.admitted_feedback(after=self._position, upto=upto)
-        return any(row.feedback_id not in written for row in counting)
+        return any(row.feedback_id not in written for row in said)
 
 
 def _answer(row: Interaction) -> Answer:
