@@ -194,6 +194,18 @@ def test_samples_and_lineage_are_of_the_versions_chosen(store: FeedbackStore, re
     assert gatherer.lineage("policy-0099") == ()
 
 
+def test_samples_tell_what_had_been_said_by_the_time_of_the_report(store: FeedbackStore, registry: ModelRegistry):
+    gatherer = Gatherer(store, registry)
+    gatherer.report()
+    first = store.interactions(policy_version=BASE, purpose=Purpose.EVALUATION, limit=1)[0]
+    say(store, FeedbackKind.BINARY, first.user_id, True, first.interaction_id)
+    scores = []
+    for _ in range(2):
+        scores.append([sample.before_score for sample in gatherer.samples(BASE, BETTER, count=1)])
+        gatherer.report()
+    assert scores == [[None], [1.0]]
+
+
 def test_a_log_without_a_registry_and_a_registry_without_a_log_are_told_too(store: FeedbackStore, tmp_path: Path):
     nothing = Gatherer(store).report(serving="qwen")
     assert nothing.headline == "qwen is in service; too little was judged to say more."

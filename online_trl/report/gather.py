@@ -15,7 +15,7 @@ from .. import evaluation
 from ..config import ConfigError
 from ..estimates import confidence_sequence, win_rate_matrix
 from ..evaluation.judgements import report_opinions
-from ..evaluation.opinions import OpinionReader, Opinions
+from ..evaluation.opinions import OpinionReader, Opinions, Said
 from ..evaluation_records import recorded_evaluations
 from ..lineage import ingredients, learning_delays
 from ..loop import LOCK_FILE, PROCESSES_FILE, STATE_FILE, LoopState
@@ -58,6 +58,7 @@ class Gatherer:
         self.store = store
         self.registry = registry
         self._reader = OpinionReader(store)
+        self._said: Said | None = None
         self._looks = Looks()
 
     def report(
@@ -80,6 +81,7 @@ class Gatherer:
         """
         upto = self.store.latest_seq()
         opinions = self._reader.read(upto)
+        self._said = opinions.said
         standings = Standings(self.registry)
         asked, chats = opinions.of(Purpose.EVALUATION), opinions.of(Purpose.CHAT)
         names = list(dict.fromkeys([*standings.policies, *opinions.versions, *filter(None, [serving])]))
@@ -109,7 +111,8 @@ class Gatherer:
 
     def samples(self, before: str, after: str, *, count: int = 2) -> tuple[Sample, ...]:
         """
-        Returns prompts that two versions both answered, with what users said of each answer.
+        Returns prompts that two versions both answered, with what users had said of each answer when
+        [`Gatherer.report`] was last called.
 
         Args:
             before (`str`), after (`str`):
@@ -204,7 +207,8 @@ class Gatherer:
         return {json.dumps(row.prompt, sort_keys=True): row for row in reversed(rows)}
 
     def _scores(self, interaction_ids: Sequence[str]) -> dict[str, float]:
-        rated = (row for row in self._reader.read().rows if row.kind in (FeedbackKind.BINARY, FeedbackKind.RATING))
+        said = self._said or self._reader.read().said
+        rated = (row for row in said.standing if row.kind in (FeedbackKind.BINARY, FeedbackKind.RATING))
         return {row.interaction_ids[0]: row.score for row in rated if row.interaction_ids[0] in interaction_ids}
 
     def _delay(self, opinions: Opinions) -> Delay | None:
