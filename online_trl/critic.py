@@ -23,7 +23,7 @@ import torch
 from accelerate.utils import is_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForTokenClassification, PreTrainedModel
+from transformers import CONFIG_NAME, AutoConfig, AutoModelForTokenClassification, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.trainer.utils import disable_dropout_in_model
 
@@ -34,6 +34,7 @@ CRITIC_FOLDER = "critic"
 MODEL, HEAD, ADAPTER = "model", "head", "adapter"
 _PREFIX = "critic."
 _WEIGHTS = "critic.safetensors"
+_OTHER_CRITIC = "{} holds a critic of another kind or shape: set `critic` to what it was then"
 
 
 class Critic(nn.Module):
@@ -63,11 +64,11 @@ class Critic(nn.Module):
         Loads what [`save`] saved.
 
         Raises:
-            [`~online_trl.config.ConfigError`]: if it was saved by a critic of another kind or shape.
+            [`~online_trl.config.ConfigError`]: if nothing was saved there, or by a critic of another kind or shape.
         """
-        saved = load_file(folder / _WEIGHTS)
+        saved = load_file(_saved_file(folder, _WEIGHTS))
         if saved.keys() != self._own_names():
-            raise ConfigError(f"{folder} holds a critic of another kind or shape: set `critic` to what it was then")
+            raise ConfigError(_OTHER_CRITIC.format(folder))
         self.load_state_dict(saved, strict=False)
 
     def _own_names(self) -> set[str]:
@@ -113,6 +114,7 @@ class ModelCritic(Critic):
         self.model.save_pretrained(folder, state_dict=_without_prefix(state_dict, "model."))
 
     def load(self, folder: Path) -> None:
+        _saved_file(folder, CONFIG_NAME)
         self.model.load_state_dict(ModelCritic(str(folder), dtype=self.model.dtype).model.state_dict())
 
 
@@ -292,6 +294,17 @@ def value_head(width: int, *, dtype: torch.dtype, device: torch.device) -> nn.Li
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
+
+
+def _saved_file(folder: Path, name: str) -> Path:
+    if not folder.is_dir():
+        raise ConfigError(
+            f"there is no critic in {folder}, where PPO saves it beside the policy: restore the folder from a copy, "
+            "or start a new run from the policy alone"
+        )
+    if not (folder / name).is_file():
+        raise ConfigError(_OTHER_CRITIC.format(folder))
+    return folder / name
 
 
 def _without_prefix(state_dict: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -284,8 +284,11 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        if not self.is_deepspeed_enabled:  # whose own checkpoint holds the critic with the policy
-            self.model.critic.load(Path(self.state.best_model_checkpoint) / CRITIC_FOLDER)
+        checkpoint = Path(self.state.best_model_checkpoint)
+        # DeepSpeed's own checkpoint holds the critic with the policy. Where there is no checkpoint, transformers has
+        # warned and left the policy as it is, to which its critic belongs.
+        if not self.is_deepspeed_enabled and checkpoint.is_dir():
+            self.model.critic.load(checkpoint / CRITIC_FOLDER)
 
 
 def _adapter(model: Any) -> Any:

@@ -1,6 +1,7 @@
 """Every kind of critic, in real runs: where its values come from, what is trained, saved, resumed and exported."""
 
 import contextlib
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -78,6 +79,14 @@ def test_the_best_model_comes_back_with_its_critic(tiny_policy, tmp_path, prompt
     assert all(weight.equal(saved[name]) for name, weight in state(trainer.model.critic).items())
     later = load_file(tmp_path / "checkpoint-2" / "critic" / "critic.safetensors")
     assert not any(weight.equal(later[name]) for name, weight in saved.items())
+
+    shutil.rmtree(tmp_path / "checkpoint-1" / "critic")
+    with pytest.raises(ConfigError, match=r"there is no critic in .*checkpoint-1/critic"):
+        trainer._load_best_model()
+    # transformers itself only warns where it finds no best model: on another node than the one that saved it.
+    shutil.rmtree(tmp_path / "checkpoint-1")
+    trainer._load_best_model()
+    assert all(weight.equal(saved[name]) for name, weight in state(trainer.model.critic).items())
 
 
 def test_the_adapter_critic_shares_every_frozen_parameter_of_the_policy(tiny_policy, tmp_path, prompts):
@@ -280,6 +289,11 @@ def test_a_critic_of_another_kind_is_not_taken_for_the_saved_one(tiny_policy, tm
             "ppo", tiny_policy, tmp_path, brevity, prompts, critic="adapter", peft_config=lora(),
             critic_model=str(tmp_path / "saved" / "critic"),
         )  # fmt: skip
+    other = make("ppo", tiny_policy, tmp_path, brevity, prompts, critic="model")
+    other.save_model(str(tmp_path / "other"))
+    for trainer, folder in ((other, "saved"), (first, "other")):
+        with pytest.raises(ConfigError, match="holds a critic of another kind or shape"):
+            trainer._load_from_checkpoint(str(tmp_path / folder))
 
 
 @pytest.mark.parametrize("kind", ["head", "adapter"])
