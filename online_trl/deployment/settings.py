@@ -173,20 +173,24 @@ class DeploymentSettings:
 
     def _check_budgets(self, evaluation: EvaluationSettings) -> None:
         """A metric that has a budget and is not measured would refuse every candidate, after its training."""
-        check_keys([name.partition("/")[0] for name in self.gate.budgets], DEFAULT_BUDGETS, where="`gate.budgets`")
-        needs = {
-            "heldout_reward": ("heldout_judge", evaluation.heldout_judge),
-            "reward_gap": ("heldout_judge", evaluation.heldout_judge),
-            "task": ("tasks", evaluation.tasks),
-            "harness": ("harness", evaluation.harness),
-        }
-        for name in self.gate.budgets:
-            setting, value = needs.get(name.partition("/")[0], ("", True))
-            if not value:
+        needs = (
+            ("heldout_reward", evaluation.heldout_judge, "`heldout_judge`"),
+            ("reward_gap", evaluation.heldout_judge, "`heldout_judge`"),
+            ("reward_gap", evaluation.proxy, "`proxy_judge`"),
+            ("task", evaluation.tasks, "`tasks`"),
+            ("harness", evaluation.harness, "`harness`"),
+            ("kl", evaluation.temperature == evaluation.top_p == 1, "`temperature` and `top_p` to 1"),
+        )
+        for metric, is_measured, setting in needs:
+            limited = [name for name in self.gate.budgets if name.partition("/")[0] == metric]
+            if limited and not is_measured:
                 raise ConfigError(
-                    f"`gate.budgets` limits `{name}`, which the evaluation does not measure: set `{setting}` in the "
-                    "file that `evaluate` names"
+                    f"`gate.budgets` limits `{limited[0]}`, which the evaluation does not measure: set {setting} in "
+                    "the file that `evaluate` names"
                 )
+        # Which metrics a benchmark has is known when it has run.
+        names = [name for name in self.gate.budgets if not name.startswith("harness/")]
+        check_keys(names, [*DEFAULT_BUDGETS, *(f"task/{name}" for name in evaluation.tasks)], where="`gate.budgets`")
 
     @property
     def trusts_proxy_alone(self) -> bool:

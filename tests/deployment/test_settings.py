@@ -24,6 +24,18 @@ def read(tmp_path):
     return read
 
 
+@pytest.fixture
+def write_evaluation(tmp_path):
+    """Writes the file of an evaluation that has one task; returns its path."""
+
+    def write(evaluation):
+        task = {"dataset_name": "sums.jsonl", "reward_func": "my_rewards:exact"}
+        (tmp_path / "evaluate.yaml").write_text(yaml.safe_dump({"tasks": {"sums": task}} | evaluation))
+        return str(tmp_path / "evaluate.yaml")
+
+    return write
+
+
 def test_what_is_not_said_is_at_its_default(read, content):
     settings = read(content | {"triggers": {"minutes": 30}, "serve": {"port": 9000}})
     assert (settings.triggers, settings.retry.attempts) == (Triggers(feedback=200, minutes=30.0), 5)
@@ -61,10 +73,34 @@ def test_a_mistake_is_named(read, content, change, message):
 
 
 @pytest.mark.parametrize(
+    ("name", "evaluation", "message"),
+    [
+        ("kl", {"temperature": 0.7}, "limits `kl`, .* set `temperature` and `top_p` to 1 in the file"),
+        ("kl", {"top_p": 0.9}, "limits `kl`, .* set `temperature` and `top_p` to 1 in the file"),
+        ("reward_gap", {"judges": ["a", "b"], "heldout_judge": "b"}, "limits `reward_gap`, .* set `proxy_judge` in"),
+        ("task/sum", {}, "unknown key `task/sum` in `gate.budgets`; did you mean `task/sums`"),
+        ("length/x", {}, "unknown key `length/x` in `gate.budgets`; did you mean `length`"),
+        ("harnes/arc_easy/acc", {}, "unknown key `harnes/arc_easy/acc` in `gate.budgets`"),
+    ],
+)
+def test_a_budget_for_what_would_not_be_measured_is_named(read, content, write_evaluation, name, evaluation, message):
+    budgets = {name: {"fall": 0.1, "rise": 0.1}}
+    with pytest.raises(ConfigError, match=message):
+        read(content | {"gate": {"budgets": budgets}, "evaluate": write_evaluation(evaluation)})
+
+
+def test_whatever_is_measured_may_have_a_budget(read, content, write_evaluation):
+    names = ["kl", "reward_gap", "heldout_reward", "length", "task", "task/sums", "harness", "harness/arc_easy/acc"]
+    budgets = {name: {"fall": 0.1, "rise": 0.1} for name in names}
+    evaluation = {"judges": ["a", "b"], "heldout_judge": "b", "proxy_judge": "a", "harness": {"tasks": ["arc_easy"]}}
+    settings = read(content | {"gate": {"budgets": budgets}, "evaluate": write_evaluation(evaluation)})
+    assert settings.gate.budgets.keys() == set(names)
+
+
+@pytest.mark.parametrize(
     ("canary", "judges", "alone"),
     [(None, ["live"], True), (None, ["live", "my_rewards:exact"], False), ({"share": 0.1}, ["live"], False)],
 )
-def test_it_is_known_where_the_reward_model_alone_decides(read, content, tmp_path, canary, judges, alone):
-    (tmp_path / "evaluate.yaml").write_text(yaml.safe_dump({"judges": judges}))
-    settings = read(content | {"canary": canary, "evaluate": str(tmp_path / "evaluate.yaml")})
+def test_it_is_known_where_the_reward_model_alone_decides(read, content, write_evaluation, canary, judges, alone):
+    settings = read(content | {"canary": canary, "evaluate": write_evaluation({"judges": judges})})
     assert settings.trusts_proxy_alone is alone
