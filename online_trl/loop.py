@@ -31,6 +31,8 @@ _ROUNDS_KEPT = 1000
 _KEEP_TIME_EVERY = 30.0
 # What a step that is not at work says of itself.
 _IDLE = {"retry_in_seconds", "paused"}
+# Stations that wait for what users say, which may take weeks and costs nothing.
+_WAITING = ("collect", "canary")
 
 
 class Stations(Protocol):
@@ -176,20 +178,27 @@ class LoopState:
 
     def keep_time(self) -> None:
         """
-        Records now and then how long the loop has run, for a kill loses what was not recorded. To be called all the
-        time while a step takes long.
+        Records now and then how long a station has been at work, for a kill loses what was not recorded. To be called
+        all the time while a step takes long; nothing is written while it waits.
+
+        Raises:
+            `OSError`: if it cannot be written. The time is recorded with what is written next.
         """
-        if time.monotonic() - self._counted_at > _KEEP_TIME_EVERY:
-            self._count_time()
-            self._write()
+        if self._at_work() in (None, *_WAITING) or time.monotonic() - self._counted_at <= _KEEP_TIME_EVERY:
+            return
+        self._count_time()
+        self._write()
 
     def _count_time(self) -> None:
         passed, self._counted_at = time.monotonic() - self._counted_at, time.monotonic()
         self.content["seconds"] += passed
-        at = self.content["at"]
-        if "step" in at and not _IDLE & at.keys():
-            station = _parts(at["step"])[1]
+        if (station := self._at_work()) is not None:
             self.content["seconds_of"][station] = self.seconds_of(station) + passed
+
+    def _at_work(self) -> str | None:
+        """The station that is at work, if one is."""
+        at = self.content["at"]
+        return _parts(at["step"])[1] if "step" in at and not _IDLE & at.keys() else None
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -160,6 +160,25 @@ def test_training_that_is_killed_or_fails_takes_time_and_the_pause_after_it_does
     assert LoopState(file).seconds_of("train") == 302.0
 
 
+@pytest.mark.parametrize(
+    ("step", "details", "is_written"),
+    [
+        ("1/train", {}, True),
+        ("1/train", {"retry_in_seconds": 600.0}, False),
+        ("1/train", {"paused": "the budget is spent"}, False),
+        ("1/collect", {}, False),
+        ("1/canary", {}, False),
+    ],
+)
+def test_the_time_is_written_only_while_something_is_at_work(file, monkeypatch, step, details, is_written):
+    monkeypatch.setattr(loop, "_KEEP_TIME_EVERY", 0.0)
+    state = LoopState(file)
+    state.enter(step, **details)
+    file.unlink()
+    state.keep_time()
+    assert file.exists() is is_written
+
+
 def test_the_seconds_of_all_starts_add_up(file):
     OnlineLoop(Diary(), LoopState(file), go_on=up_to(1)).run()
     content = json.loads(file.read_text()) | {"seconds": 100.0}

@@ -84,12 +84,13 @@ class Job:
             `KeyboardInterrupt`: if it was stopped.
         """
         self.start()
-        while (status := self.poll()) is None:
-            if stopped():
-                self.stop()
-                raise KeyboardInterrupt
-            time.sleep(_PAUSE)
-        self.stop()
+        try:
+            while (status := self.poll()) is None:
+                if stopped():
+                    raise KeyboardInterrupt
+                time.sleep(_PAUSE)
+        finally:
+            self.stop()
         if status != 0:
             raise JobFailedError(f"{self.name} ended with status {status}:\n{self.tail()}")
 

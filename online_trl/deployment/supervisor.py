@@ -44,6 +44,7 @@ class Supervisor:
         self._signal = StopSignal()
         self._processes: dict[str, str] = {}
         self._lock = threading.Lock()
+        self._has_told_of_time = False
 
     def run(self, *, once: bool = False) -> None:
         """
@@ -149,7 +150,13 @@ class Supervisor:
 
     def _is_stopped(self, state: LoopState) -> bool:
         # This is asked all the time, whatever the loop is at.
-        state.keep_time()
+        try:
+            state.keep_time()
+        # A disk that is full for a while must end neither the training nor what is served.
+        except OSError as error:
+            if not self._has_told_of_time:
+                self.report(f"the time that training takes cannot be recorded at the moment: {error}")
+            self._has_told_of_time = True
         return self._signal.asked
 
     @contextlib.contextmanager

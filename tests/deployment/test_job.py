@@ -50,6 +50,18 @@ def test_a_stop_ends_the_command_and_what_it_started(tmp_path):
     assert not any(map(is_running, members(job)))
 
 
+def test_an_error_of_whoever_runs_it_ends_the_command_too(tmp_path):
+    def fail():
+        if len((tmp_path / "family.log").read_text().split()) == 2:
+            raise OSError("no space left")
+        return False
+
+    job = Job("family", [sys.executable, "-c", FAMILY], tmp_path)
+    with pytest.raises(OSError, match="no space left"):
+        job.run(stopped=fail)
+    assert not any(map(is_running, members(job)))
+
+
 def test_what_a_killed_supervisor_left_behind_is_ended_before_the_job_is_started_again(tmp_path):
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom online_trl.deployment.job import Job\n"

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,10 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from online_trl.loop import BEGIN, STATIONS
+from online_trl import loop
+from online_trl.deployment import Supervisor
+from online_trl.deployment.settings import read_deployment
+from online_trl.loop import BEGIN, STATIONS, LoopState
 from online_trl.registry import ModelRegistry
 from online_trl.types import CanaryOutcome, ModelRole, VersionStatus
 
@@ -90,6 +94,25 @@ def test_serving_goes_on_where_training_fails_and_a_server_that_dies_comes_back(
         assert process.wait(60) == 130
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/healthz")
+
+
+def test_a_full_disk_is_told_once_and_the_time_is_recorded_when_there_is_room_again(write_loop, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_KEEP_TIME_EVERY", 0.0)
+    told = []
+    supervisor = Supervisor(read_deployment(write_loop()), report=told.append)
+    folder = tmp_path / "state"
+    folder.mkdir()
+    state = LoopState(folder / "loop.json")
+    state.enter("1/train")
+    # A folder that has gone refuses writes as a full disk does.
+    shutil.rmtree(folder)
+    assert not supervisor._is_stopped(state)
+    assert not supervisor._is_stopped(state)
+    assert len(told) == 1
+    folder.mkdir()
+    lost = state.seconds_of("train")
+    assert not supervisor._is_stopped(state)
+    assert LoopState(folder / "loop.json").seconds_of("train") > lost > 0
 
 
 def test_one_folder_has_one_loop(write_loop):
