@@ -57,8 +57,8 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
             The feedback log that fresh prompts and preferences come from.
 
     Raises:
-        [`~online_trl.config.ConfigError`]: if there are images among the prompts, which the critic could not see, if
-            DeepSpeed would save no critic, or as [`~online_trl.trainer.OnlineTrainerMixin`].
+        [`~online_trl.config.ConfigError`]: if the prompts hold images or have a column of them, which the critic could
+            not see, if DeepSpeed would save no critic, or as [`~online_trl.trainer.OnlineTrainerMixin`].
 
     Example:
 
@@ -311,7 +311,10 @@ def _check_text_alone(name: str, datasets: Any) -> None:
         row: dict[str, Any] = {} if dataset is None else next(iter(dataset), {})
         contents = [message.get("content") for message in row.get("prompt", ()) if isinstance(message, dict)]
         parts = [part for content in contents if isinstance(content, list) for part in content]
-        if {"image", "images"} & row.keys() or any(part["type"] != "text" for part in parts):
+        column = next((column for column in ("image", "images") if column in row), None)
+        if column is not None:
+            raise ConfigError(f"`{name}` has a column `{column}`, {_NO_IMAGES}; remove the column if it holds none")
+        if any(part["type"] != "text" for part in parts):
             raise ConfigError(f"the prompts of `{name}` hold images, {_NO_IMAGES}")
 
 
