@@ -103,7 +103,7 @@ def _check_some_fit(fitting: int, rows: int, max_length: int | None, name: str) 
         raise NothingToTrainOnError(
             f"the {name} dataset has no row with answers of at most `max_length` = {max_length} tokens"
         )
-    if fitting < rows:
+    if fitting < rows and PartialState().is_main_process:
         logger.warning(
             "%d of the %d rows of the %s dataset are left out: their answers have more than `max_length` = %s tokens",
             *(rows - fitting, rows, name, max_length),

@@ -85,7 +85,9 @@ def main(model: str, folder: str) -> None:
     settings = {"num_heads": 4, "max_steps": 2, "pull_coefficient": 0.5, "center_rewards_coefficient": 0.01}
     second = train(f"{folder}/first", mixture(40), folder, peft_config=LoraConfig(init_lora_weights=False), **settings)
     save_merged(second, f"{folder}/second")
-    train(f"{folder}/second", mixture(40), folder, num_heads=3, max_steps=1, freeze_backbone=True, reinit_head=True)
+    rows = [*mixture(40), pair(1, rejected="the quick brown fox " * 50)]
+    settings = {"num_heads": 3, "max_steps": 1, "max_length": 100, "freeze_backbone": True, "reinit_head": True}
+    train(f"{folder}/second", rows, folder, **settings)
 
 
 if __name__ == "__main__":

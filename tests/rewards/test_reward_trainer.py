@@ -283,6 +283,7 @@ def test_two_processes_train_shards_of_the_model_and_save_it_whole(accelerate_co
         timeout=280,
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
+    assert finished.stderr.count("1 of the 41 rows of the train dataset are left out") == 1
     first, second = (
         AutoModelForSequenceClassification.from_pretrained(tmp_path / name, output_loading_info=True)
         for name in ("first", "second")
