@@ -92,20 +92,31 @@ class Database:
         ones keep copies, which `secure_delete` does not overwrite. Writers wait meanwhile.
 
         Raises:
-            [`StoreError`]: if the disk has no room for a copy, or a reader keeps old pages in use for too long.
+            [`StoreError`]: if the disk has no room for a copy, or a reader keeps old pages in use for too long. What
+                was erased may still be in the file then.
         """
         if self._file is None:
             return
+        try:
+            self._on_file("VACUUM")
+        except StoreError as error:
+            raise StoreError(
+                f"{error}; what was erased is no longer in the log, but its bytes may still be in the file, which "
+                "could not be written anew: make room for it, here and in the temporary folder, and erase again"
+            ) from error
+        ((is_busy, _, _),) = self._on_file("PRAGMA wal_checkpoint(TRUNCATE)")
+        if is_busy:
+            raise StoreError(
+                f"{self.name}: what was erased is still in the file or its write-ahead log, because a reader has been "
+                f"at work for more than {_BUSY_SECONDS} s; erase it again once that has finished"
+            )
+
+    def _on_file(self, command: str) -> list[Any]:
         with self._clear_errors(), self._connect() as connection, _writing_alone(self._file):
             driver = connection.connection.driver_connection
             assert driver is not None
-            driver.execute("VACUUM")
-            ((is_busy, _, _),) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        if is_busy:
-            raise StoreError(
-                f"{self.name}: what was erased is still in the write-ahead log, because a reader has been at work for "
-                f"more than {_BUSY_SECONDS} s; erase it again once that has finished"
-            )
+            rows: list[Any] = driver.execute(command).fetchall()
+        return rows
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -239,7 +250,7 @@ def _writing_alone(file: Path | None) -> AbstractContextManager[None]:
 
 
 def _set_pragmas(connection: Any, file: Path | None) -> None:
-    for pragma in ("synchronous=FULL", "foreign_keys=ON", f"cache_size=-{_CACHE_KIB}"):
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", "secure_delete=ON", f"cache_size=-{_CACHE_KIB}"):
         connection.execute(f"PRAGMA {pragma}")
     # Only the change writes, so that who opens an existing log waits for nobody.
     if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):

@@ -297,8 +297,8 @@ class FeedbackStore:
     def erase_user(self, user_id: str) -> Tombstone:
         """
         Erases what a user asked and said, and what anybody said about the user's answers. On SQLite the file is
-        written anew, so that nothing of it is left in there: with a million rows, writers wait for seconds. PostgreSQL
-        frees the bytes at its next vacuum.
+        written anew, so that nothing of it is left in there: with a million rows, writers wait for seconds, and where
+        that takes more than a minute they are refused. PostgreSQL frees the bytes at its next vacuum.
 
         Args:
             user_id (`str`):
@@ -315,7 +315,7 @@ class FeedbackStore:
     def erase_interaction(self, interaction_id: str) -> Tombstone:
         """
         Erases an answer, the later turns of its conversation and what else the same user asked that quotes it, and
-        what anybody said about them. Other answers to the same prompt stay.
+        what anybody said about them. Other answers to the same prompt stay. It takes as long as [`erase_user`].
 
         Args:
             interaction_id (`str`):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import random
-import resource
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import pairwise
@@ -17,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from full_disk import limited_files
 from online_trl.serving.process import ServerProcess
 from online_trl.store import FeedbackStore
 from online_trl.types import Feedback, FeedbackKind, Interaction
@@ -123,18 +122,6 @@ def test_full_disk_is_told_and_what_was_acknowledged_before_is_kept(
         batches = {row.comment: sum(other.comment == row.comment for other in rows) for row in rows[1:]}
         assert set(batches.values()) <= {50}, "a batch is stored as a whole or not at all"
         assert client.post("/v1/feedback", json=thumb(names[1])).json()["seq"] == store.latest_seq()
-
-
-@contextmanager
-def limited_files(pid: int, *, bytes_left: int, folder: Path) -> Iterator[None]:
-    """Lets no file of a process grow by more than so much: what it writes then fails, as on a full disk."""
-    largest = max(file.stat().st_size for file in folder.iterdir())
-    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (largest + bytes_left, before[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
 
 def fill_up(client: httpx.Client, names: list[str]) -> httpx.Response:

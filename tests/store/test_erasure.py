@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,17 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
+from full_disk import limited_files
 from online_trl.preferences import import_dataset, read_preferences
-from online_trl.store import ErasedError, FeedbackStore, Screening, Trace, UnknownInteractionError, UnknownUserError
+from online_trl.store import (
+    ErasedError,
+    FeedbackStore,
+    Screening,
+    StoreError,
+    Trace,
+    UnknownInteractionError,
+    UnknownUserError,
+)
 from online_trl.store.erasure import subject_hash
 from online_trl.types import ANONYMOUS, ErasedSubject, Feedback, FeedbackKind, Interaction, Purpose, new_id
 
@@ -275,6 +285,22 @@ def test_nothing_is_left_where_earlier_erasures_have_moved_rows(tmp_path):
         for user in sorted(set(users))[:-1]:
             store.erase_user(user)
             assert _files_with(tmp_path, f"secret of {user}") == []
+
+
+def test_an_erasure_without_room_for_a_copy_of_the_file_says_what_is_left_to_do(tmp_path):
+    with FeedbackStore(f"sqlite:///{tmp_path / 'feedback.db'}") as store:
+        for user in ("ada", "bob", "eve"):
+            store.add_interactions([interaction("." * 9000, user_id=user, session_id=user) for _ in range(50)])
+        store.erase_user("eve")
+        size = (tmp_path / "feedback.db").stat().st_size
+        with (
+            limited_files(os.getpid(), bytes_left=16_000, folder=tmp_path),
+            pytest.raises(StoreError, match="make room for it"),
+        ):
+            store.erase_user("ada")
+        assert store.summary().interactions == 50
+        store.erase_user("ada")
+        assert (tmp_path / "feedback.db").stat().st_size < 0.7 * size
 
 
 def test_the_name_is_gone_from_the_indexes_of_sqlite(tmp_path):
