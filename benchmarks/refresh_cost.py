@@ -45,6 +45,7 @@ from online_trl.store import FeedbackStore
 
 ROOT = Path(__file__).parents[1]
 ARMS = ("none", "inline", "separate")
+CORES = sorted(os.sched_getaffinity(0))
 _TALKS = 4  # times in each interval that users talk
 
 
@@ -95,6 +96,8 @@ class Bench:
             talk = Talk(store, self.base, interval, seed=0)
             for round in range(2 * _TALKS):
                 talk.hold(round)
+            # So many rows come in between two inline refreshes; a little less, for them to be there in time.
+            self._rows = round(0.9 * store.latest_seq() / 2)
             # Makes a first version for all to go on from, and loads what is loaded once.
             live = LiveReward(ModelRegistry(self._start / "registry"))
             self._trainer("inline", self._start, live, store, max_steps=1).train()
@@ -113,8 +116,7 @@ class Bench:
             trainer.train()
             seconds = time.monotonic() - started - talk.seconds
             if refresher is not None:
-                refresher.send_signal(signal.SIGINT)
-                refresher.wait()
+                _end(refresher)
         spent = live.seconds if arm == "separate" else sum(outcome.seconds for outcome in trainer.refreshes)
         return {"seconds": seconds, "share": spent / seconds, "versions": len(live.versions_used)}
 
@@ -126,7 +128,7 @@ class Bench:
             **TRAINING["grpo"],
             "max_steps": max_steps,
             "refresh_steps": self.interval if arm == "inline" else 0,
-            "refresh_mode": "follow" if arm == "separate" else "inline",
+            "refresh_mode": "inline" if arm == "inline" else "follow",
             "save_strategy": "no",
         }
         questions = [[{"role": "user", "content": question.text}] for question in helpdesk.train_questions()]
@@ -147,7 +149,7 @@ class Bench:
             "store": _log(folder),
             "registry": str(folder / "registry"),
             "output_dir": str(folder / "refresh"),
-            "refresh_rows": round(0.9 * SCENARIOS["dense"].sessions),
+            "refresh_rows": self._rows,
             "refresh_min_statements": COMMON["refresh_min_statements"],
             "refresh_replay": COMMON["refresh_replay"],
             "pause": 1.0,
@@ -162,16 +164,18 @@ class Bench:
         config.write_text(yaml.safe_dump(content))
         command = [sys.executable, str(ROOT / "recipes" / "reward_refresh.py"), "--config", str(config)]
         process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        os.sched_setaffinity(process.pid, {_cores()[1]})
+        os.sched_setaffinity(process.pid, {CORES[1]})
         return process
+
+
+def _end(refresher: subprocess.Popen[bytes]) -> None:
+    refresher.send_signal(signal.SIGINT)
+    if status := refresher.wait():
+        sys.exit(f"the process that refreshes ended with status {status}: its words stand above")
 
 
 def _log(folder: Path) -> str:
     return f"sqlite:///{folder / 'feedback.db'}"
-
-
-def _cores() -> list[int]:
-    return list(range(os.cpu_count() or 1))
 
 
 def main() -> None:
@@ -180,10 +184,10 @@ def main() -> None:
     parser.add_argument("--interval", type=int, default=50, help="policy steps between two refreshes (%(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each kind (%(default)s)")
     arguments = parser.parse_args()
-    if len(_cores()) < 2:
-        parser.error("this machine has one core, and the trainer and the other process need one each")
+    if len(CORES) < 2:
+        parser.error("there is one core here, and the trainer and the other process need one each")
     prepare_process()
-    os.sched_setaffinity(0, {_cores()[0]})
+    os.sched_setaffinity(0, {CORES[0]})
     with tempfile.TemporaryDirectory(prefix="refresh-cost-") as folder:
         bench = Bench(Path(folder), arguments.steps, arguments.interval)
         rounds = [{arm: bench.run(arm, seed=seed) for arm in ARMS} for seed in range(1, arguments.repeats + 1)]
