@@ -1,5 +1,6 @@
 """
-Our trainers beside TRL's, on the same models and the same work: medians of paired runs, each in a process of its own.
+Our trainers beside TRL's, on the same models and the same work. Each runs in a process of its own; the two of a pair
+take turns after each rollout, and what is compared are rollouts that ran one after the other.
 
     python benchmarks/trainers.py --output outputs/trainers
     python benchmarks/trainers.py --output outputs/trainers --device cuda
@@ -32,7 +33,7 @@ from rich.table import Table
 from online_trl.demo import prepare_process
 from online_trl.simulation.base_policy import train_base_policy
 from trainers_arms import Arm
-from trainers_launch import OutOfMemory, launch
+from trainers_launch import OutOfMemory, launch, launch_pair
 from trainers_models import SHAPES, make_models
 from trainers_plot import smoothed, write_curves
 
@@ -68,21 +69,27 @@ class Bench:
         return row
 
     def pairs(self, arm: Arm, section: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Runs ours and TRL's in turn, each of them first every other time."""
+        """Runs ours beside TRL's, each of them first every other time."""
         runs: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
         for turn in range(self.arguments.pairs):
-            for ours in (True, False) if turn % 2 == 0 else (False, True):
-                runs[ours].append(self.run(replace(arm, ours=ours), section))
+            arms = [replace(arm, ours=ours) for ours in ((True, False) if turn % 2 == 0 else (False, True))]
+            for result in launch_pair(arms[0], arms[1], self.arguments.oldest_trl):
+                self.rows.append({"section": section, "sharding": "none", **result})
+                runs[result["ours"]].append(self.rows[-1])
         return runs[True], runs[False]
 
 
 def compare(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Returns the median over the pairs of how ours relates to TRL's."""
+    """Returns how ours relates to TRL's: the median over the rollouts, each with the one that ran next to it."""
+    pairs = list(zip(ours, theirs, strict=True))
 
     def ratio(name: str) -> float:
-        return statistics.median(our[name] / their[name] for our, their in zip(ours, theirs, strict=True))
+        rollouts = [both for our, their in pairs for both in zip(our[name], their[name], strict=True)]
+        return statistics.median(our / their for our, their in rollouts)
 
-    return {name: ratio(name) for name in ("seconds", "processor_seconds", "tokens_per_second", "peak_memory")}
+    memory = statistics.median(our["peak_memory"] / their["peak_memory"] for our, their in pairs)
+    times = {"seconds": ratio("rollout_seconds"), "processor_seconds": ratio("rollout_processor_seconds")}
+    return {**times, "peak_memory": memory}
 
 
 def measure_grpo(bench: Bench, console: Console) -> None:
@@ -106,8 +113,8 @@ def measure_ppo(bench: Bench, console: Console) -> None:
     table = Table("PPO: ours / TRL 1.12's", "tokens per second", "of the processor", "peak memory")
     for shape in bench.arguments.shapes:
         ratios = compare(*bench.pairs(bench.arm(shape, trainer="ppo", ours=True, epochs=4), "ppo"))
-        processor = f"{1 / ratios['processor_seconds']:.2f}"
-        table.add_row(shape, f"{ratios['tokens_per_second']:.2f}", processor, f"{ratios['peak_memory']:.2f}")
+        speeds = (f"{1 / ratios[name]:.2f}" for name in ("seconds", "processor_seconds"))
+        table.add_row(shape, *speeds, f"{ratios['peak_memory']:.2f}")
     console.print(table)
 
 
@@ -177,8 +184,8 @@ def parse_arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, help="what to measure; what the device is for")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, help="models that are compared")
     parser.add_argument("--large", nargs="+", choices=SHAPES, default=LARGE, help="models of `sizes`, ascending")
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--rollouts", type=int, default=12, help="of each run (12)")
+    parser.add_argument("--pairs", type=int, default=3, help="of runs that are compared (3)")
+    parser.add_argument("--rollouts", type=int, default=24, help="of each run (24)")
     parser.add_argument("--seeds", type=int, default=3, help="of the learning curves (3)")
     parser.add_argument("--curve-rollouts", type=int, default=100, help="of each learning curve (100)")
     parser.add_argument("--base-steps", type=int, default=200, help="SFT steps of the policy that learns (200)")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -25,7 +26,7 @@ from online_trl.rewards.scorer import LiveReward
 from online_trl.simulation import helpdesk
 from online_trl.store import FeedbackStore
 from online_trl.types import Feedback, FeedbackKind, Interaction, ModelRole
-from trainers_clock import Parts, StepClock, median, now, peak_memory
+from trainers_clock import Parts, StepClock, Turns, now, peak_memory
 from trainers_models import random_prompts
 
 
@@ -140,22 +141,29 @@ def run_arm(arm: Arm, folder: Path) -> dict[str, Any]:
     concise = Concise()
     with FeedbackStore(f"sqlite:///{folder / 'log.db'}") as store:
         trainer, between = _make_trainer(arm, folder, store, concise)
-        clock, parts = StepClock(between), Parts()
+        steps = arm.epochs if _steps_per_epoch(arm) else 1
+        clock, parts = StepClock(between, Turns(os.environ.get("TURNS", ""), steps)), Parts()
         trainer.add_callback(clock)
         trainer.remove_callback(PrinterCallback)
         _watch(trainer, parts)
         started, _ = now()
         trainer.train()
         total = now()[0] - started
-    rollouts = clock.rollouts(arm.epochs if _steps_per_epoch(arm) else 1)
+    rollouts = clock.rollouts(steps)
+    processor = [busy for _, busy in rollouts]
     timed = sum(seconds for seconds, _ in clock.steps)
     return {
         **asdict(arm),
-        "seconds": median(rollouts, 0),
-        "processor_seconds": median(rollouts, 1),
-        "tokens_per_second": arm.batch * arm.tokens / median(rollouts, 0),
+        "rollout_seconds": [by_clock for by_clock, _ in rollouts],
+        "rollout_processor_seconds": processor,
+        "processor_seconds": statistics.median(processor),
+        "tokens_per_second": arm.batch * arm.tokens / statistics.median(by_clock for by_clock, _ in rollouts),
         "peak_memory": peak_memory(),
-        "parts": {"refresh": 0.0, **parts.seconds, "the rest": total - sum(parts.seconds.values())},
+        "parts": {
+            "refresh": 0.0,
+            **parts.seconds,
+            "the rest": total - clock.turns.waited - sum(parts.seconds.values()),
+        },
         "refreshes": len(getattr(trainer, "refreshes", [])),
         "refresh_share": parts.seconds["refresh"] / timed,
         "curve": concise.means,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
 import resource
-import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -22,6 +22,50 @@ def now() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
+class Turns:
+    """
+    Lets two processes run a rollout each in turn, so that what slows the machine for a while slows both.
+
+    Args:
+        given (`str`):
+            As [`trainers_launch.launch_pair`] gives it: a pipe to read from and one to write to, and `first` or
+            `second`; empty for a process that runs alone.
+        steps (`int`, *optional*, defaults to `1`):
+            Steps of a turn.
+
+    Attributes:
+        waited (`float`):
+            Seconds that were the other's.
+    """
+
+    def __init__(self, given: str, steps: int = 1) -> None:
+        self.steps = steps
+        self.waited = 0.0
+        self._calls = 0
+        self._has_turn = True
+        if given:
+            mine, theirs, place = given.split(",")
+            self._mine, self._theirs = int(mine), int(theirs)
+            self._has_turn = place == "first"
+        self._alone = not given
+
+    def pass_on(self) -> None:
+        """To be called after each step: after the last one of a turn, waits until the other has had its own."""
+        self._calls += 1
+        if self._alone or self._calls % self.steps:
+            return
+        if self._has_turn:
+            try:
+                os.write(self._theirs, b"t")
+            except BrokenPipeError:  # the other is done
+                self._alone = True
+                return
+        self._has_turn = True
+        started, _ = now()
+        self._alone = not os.read(self._mine, 1)
+        self.waited += now()[0] - started
+
+
 class StepClock(TrainerCallback):
     """
     Times the steps of a run. Added last, it counts what the trainer's other callbacks do after a step.
@@ -29,10 +73,13 @@ class StepClock(TrainerCallback):
     Args:
         between (`Callable[[], Any]`):
             Called between two steps, on nobody's time: what users do meanwhile.
+        turns ([`Turns`], *optional*):
+            With another process.
     """
 
-    def __init__(self, between: Callable[[], Any] = lambda: None) -> None:
+    def __init__(self, between: Callable[[], Any] = lambda: None, turns: Turns | None = None) -> None:
         self.between = between
+        self.turns = turns or Turns("")
         self.steps: list[tuple[float, float]] = []
         self._started: tuple[float, float] | None = None
 
@@ -41,6 +88,7 @@ class StepClock(TrainerCallback):
         if self._started is not None:
             self.steps.append((ended[0] - self._started[0], ended[1] - self._started[1]))
         self.between()
+        self.turns.pass_on()
         self._started = now()
 
     def rollouts(self, steps: int) -> list[tuple[float, float]]:
@@ -82,7 +130,3 @@ def peak_memory() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def median(rows: list[tuple[float, float]], column: int) -> float:
-    return statistics.median(row[column] for row in rows)

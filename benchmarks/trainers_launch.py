@@ -39,19 +39,52 @@ def launch(arm: Arm, oldest_trl: Path, sharding: str = "none") -> dict[str, Any]
         [`OutOfMemory`]: if the device's memory is too small.
         `RuntimeError`: if the run fails otherwise.
     """
-    with tempfile.TemporaryDirectory(prefix="arm-") as name:
-        folder = Path(name)
-        (folder / "arm.json").write_text(json.dumps(asdict(arm)), encoding="utf-8")
-        command = [*_launcher(sharding, folder), str(ROOT / "benchmarks" / "trainers_arms.py")]
-        command += [str(folder / "arm.json"), str(folder / "result.json")]
-        finished = subprocess.run(command, env=_environment(arm, oldest_trl), capture_output=True, text=True)
-        # The second is the device's driver, the last what the kernel does to whoever takes too much of the machine's.
-        if "OutOfMemoryError" in finished.stderr or "out of memory" in finished.stderr or finished.returncode == -9:
-            raise OutOfMemory
-        if finished.returncode != 0:
-            raise RuntimeError(f"{arm} failed:\n{finished.stderr[-3000:]}")
-        result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        return result
+    with tempfile.TemporaryDirectory(prefix="arm-") as folder:
+        return _finish(arm, _start(arm, Path(folder), oldest_trl, sharding), Path(folder))
+
+
+def launch_pair(first: Arm, second: Arm, oldest_trl: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    Runs two arms at the same time, which take turns after each rollout, so that what slows the machine for a while
+    slows both. Takes and raises what [`launch`] does.
+    """
+    with tempfile.TemporaryDirectory(prefix="arms-") as name:
+        arms, folders, processes = (first, second), (Path(name) / "first", Path(name) / "second"), []
+        pipes = os.pipe(), os.pipe()
+        for place, (arm, folder) in enumerate(zip(arms, folders, strict=True)):
+            folder.mkdir()
+            mine, theirs = pipes[place][0], pipes[1 - place][1]
+            processes.append(_start(arm, folder, oldest_trl, turns=(mine, theirs, ("first", "second")[place])))
+        for end in (*pipes[0], *pipes[1]):
+            os.close(end)  # who waits for one that is gone then learns of it
+        try:
+            results = [_finish(*given) for given in zip(arms, processes, folders, strict=True)]
+        finally:
+            for process in processes:
+                process.kill()
+        return results[0], results[1]
+
+
+def _start(
+    arm: Arm, folder: Path, oldest_trl: Path, sharding: str = "none", turns: tuple[int, int, str] | None = None
+) -> subprocess.Popen[bytes]:
+    (folder / "arm.json").write_text(json.dumps(asdict(arm)), encoding="utf-8")
+    command = [*_launcher(sharding, folder), str(ROOT / "benchmarks" / "trainers_arms.py")]
+    command += [str(folder / "arm.json"), str(folder / "result.json")]
+    environment = _environment(arm, oldest_trl) | ({"TURNS": ",".join(map(str, turns))} if turns else {})
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, pass_fds=turns[:2] if turns else ())
+
+
+def _finish(arm: Arm, process: subprocess.Popen[bytes], folder: Path) -> dict[str, Any]:
+    code, said = process.wait(), (folder / "log").read_text(encoding="utf-8", errors="replace")
+    # The second is the device's driver, the last what the kernel does to whoever takes too much of the machine's.
+    if "OutOfMemoryError" in said or "out of memory" in said or code == -9:
+        raise OutOfMemory
+    if code != 0:
+        raise RuntimeError(f"{arm} failed:\n{said[-3000:]}")
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return result
 
 
 def _environment(arm: Arm, oldest_trl: Path) -> dict[str, str]:

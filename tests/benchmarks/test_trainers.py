@@ -1,4 +1,6 @@
 import json
+import os
+import threading
 from dataclasses import asdict
 from pathlib import Path
 
@@ -7,6 +9,8 @@ from rich.console import Console
 
 import trainers
 from trainers_arms import Arm, run_arm
+from trainers_clock import Turns
+from trainers_launch import launch_pair
 from trainers_models import make_models
 from trainers_plot import smoothed, write_curves
 
@@ -32,6 +36,39 @@ def test_both_sides_do_the_same_work_and_only_ours_refreshes(models, tmp_path):
     assert results[True]["refresh_share"] > results[False]["refresh_share"] == 0
     table = trainers.where_time_goes([{"section": "grpo", **row} for row in results.values()])
     assert [column.header for column in table.columns][3:6] == ["generation", "scoring", "refresh"]
+
+
+def test_the_two_of_a_pair_take_turns_after_each_rollout(models, tmp_path):
+    arms = [
+        Arm(trainer="ppo", ours=True, models=models, epochs=2, **TINY),
+        Arm(trainer="grpo", ours=False, models=models, generations=4, **TINY),
+    ]
+    results = launch_pair(*arms, tmp_path)
+    assert [result["trainer"] for result in results] == ["ppo", "grpo"]
+    assert [len(result["rollout_seconds"]) for result in results] == [3, 3]
+
+
+def test_nobody_has_a_turn_before_the_other_gives_it_up():
+    order, pipes = [], (os.pipe(), os.pipe())
+    turns = {
+        place: Turns(f"{pipes[at][0]},{pipes[1 - at][1]},{place}", steps=2)
+        for at, place in enumerate(("first", "second"))
+    }
+
+    def run(place):
+        for _step in range(6):
+            order.append(place)
+            turns[place].pass_on()
+        os.close(pipes[place == "first"][1])
+
+    second = threading.Thread(target=run, args=("second",))
+    second.start()
+    run("first")
+    second.join()
+    warm = sorted(order[:4])
+    assert warm == ["first"] * 2 + ["second"] * 2
+    assert order[4:] == ["second"] * 2 + ["first"] * 2 + ["second"] * 2 + ["first"] * 2
+    assert turns["first"].waited > 0
 
 
 def test_the_curve_of_ppo_is_recorded_rollout_by_rollout(tiny_policy, tmp_path):
