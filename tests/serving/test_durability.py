@@ -22,7 +22,7 @@ from online_trl.types import Feedback, FeedbackKind, Interaction
 from postgresql import restart_postgresql
 from serving.crowd import Account, Crowd, balance
 
-KILLS = 8
+KILLS = 25
 KILLS_WHEN_SLOW = 200
 
 
