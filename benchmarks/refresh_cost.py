@@ -94,8 +94,8 @@ class Bench:
         self._start.mkdir()
         with FeedbackStore(_log(self._start)) as store:
             talk = Talk(store, self.base, interval, seed=0)
-            for round in range(2 * _TALKS):
-                talk.hold(round)
+            for number in range(2 * _TALKS):
+                talk.hold(number)
             # So many rows come in between two inline refreshes; a little less, for them to be there in time.
             self._rows = round(0.9 * store.latest_seq() / 2)
             # Makes a first version for all to go on from, and loads what is loaded once.
