@@ -64,9 +64,11 @@ class Bench:
         return folder
 
     def run(self, arm: Arm, section: str, sharding: str = "none") -> dict[str, Any]:
-        row = {"section": section, "sharding": sharding, **launch(arm, self.arguments.oldest_trl, sharding)}
-        self.rows.append(row)
-        return row
+        return self._record(section, sharding, launch(arm, self.arguments.oldest_trl, sharding))
+
+    def _record(self, section: str, sharding: str, result: dict[str, Any]) -> dict[str, Any]:
+        self.rows.append({"section": section, "sharding": sharding, **result})
+        return self.rows[-1]
 
     def pairs(self, arm: Arm, section: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Runs ours beside TRL's, each of them first every other time."""
@@ -74,8 +76,7 @@ class Bench:
         for turn in range(self.arguments.pairs):
             arms = [replace(arm, ours=ours) for ours in ((True, False) if turn % 2 == 0 else (False, True))]
             for result in launch_pair(arms[0], arms[1], self.arguments.oldest_trl):
-                self.rows.append({"section": section, "sharding": "none", **result})
-                runs[result["ours"]].append(self.rows[-1])
+                runs[result["ours"]].append(self._record(section, "none", result))
         return runs[True], runs[False]
 
 

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,8 +41,11 @@ def launch(arm: Arm, oldest_trl: Path, sharding: str = "none") -> dict[str, Any]
         [`OutOfMemory`]: if the device's memory is too small.
         `RuntimeError`: if the run fails otherwise.
     """
-    with tempfile.TemporaryDirectory(prefix="arm-") as folder:
-        return _finish(arm, _start(arm, Path(folder), oldest_trl, sharding), Path(folder))
+    with (
+        tempfile.TemporaryDirectory(prefix="arm-") as folder,
+        _started(arm, Path(folder), oldest_trl, sharding) as process,
+    ):
+        return _finish(arm, process, Path(folder))
 
 
 def launch_pair(first: Arm, second: Arm, oldest_trl: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -48,32 +53,45 @@ def launch_pair(first: Arm, second: Arm, oldest_trl: Path) -> tuple[dict[str, An
     Runs two arms at the same time, which take turns after each rollout, so that what slows the machine for a while
     slows both. Takes and raises what [`launch`] does.
     """
-    with tempfile.TemporaryDirectory(prefix="arms-") as name:
+    with tempfile.TemporaryDirectory(prefix="arms-") as name, ExitStack() as stack:
         arms, folders, processes = (first, second), (Path(name) / "first", Path(name) / "second"), []
-        pipes = os.pipe(), os.pipe()
-        for place, (arm, folder) in enumerate(zip(arms, folders, strict=True)):
-            folder.mkdir()
-            mine, theirs = pipes[place][0], pipes[1 - place][1]
-            processes.append(_start(arm, folder, oldest_trl, turns=(mine, theirs, ("first", "second")[place])))
-        for end in (*pipes[0], *pipes[1]):
-            os.close(end)  # who waits for one that is gone then learns of it
-        try:
-            results = [_finish(*given) for given in zip(arms, processes, folders, strict=True)]
-        finally:
-            for process in processes:
-                process.kill()
+        with _pipes() as pipes:
+            for place, (arm, folder) in enumerate(zip(arms, folders, strict=True)):
+                folder.mkdir()
+                turns = (pipes[place][0], pipes[1 - place][1], ("first", "second")[place])
+                processes.append(stack.enter_context(_started(arm, folder, oldest_trl, turns=turns)))
+        results = [_finish(*given) for given in zip(arms, processes, folders, strict=True)]
         return results[0], results[1]
 
 
-def _start(
+@contextmanager
+def _pipes() -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    pipes = os.pipe(), os.pipe()
+    try:
+        yield pipes
+    finally:
+        for end in (*pipes[0], *pipes[1]):
+            os.close(end)  # who waits for one that is gone then learns of it
+
+
+@contextmanager
+def _started(
     arm: Arm, folder: Path, oldest_trl: Path, sharding: str = "none", turns: tuple[int, int, str] | None = None
-) -> subprocess.Popen[bytes]:
+) -> Iterator[subprocess.Popen[bytes]]:
     (folder / "arm.json").write_text(json.dumps(asdict(arm)), encoding="utf-8")
     command = [*_launcher(sharding, folder), str(ROOT / "benchmarks" / "trainers_arms.py")]
     command += [str(folder / "arm.json"), str(folder / "result.json")]
     environment = _environment(arm, oldest_trl) | ({"TURNS": ",".join(map(str, turns))} if turns else {})
-    with (folder / "log").open("wb") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, pass_fds=turns[:2] if turns else ())
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, pass_fds=turns[:2] if turns else ()
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _finish(arm: Arm, process: subprocess.Popen[bytes], folder: Path) -> dict[str, Any]:
