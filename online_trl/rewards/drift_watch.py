@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from ..gates.reward import is_better
 from ..preferences import PreferenceBatch
 from ..types import UnpairedLabel
 from .drift import DriftAlarm, DriftDetector
@@ -21,6 +22,38 @@ logger = logging.getLogger(__name__)
 _CONFIRMED_WITHIN = 3
 # As many statements as the test for drift looks back on.
 _HEARD = 2000
+_CHANCE = 0.5
+# An alarm picks the worst stretch, which by itself looks like chance or below once in a while.
+_REVERSED_LEVEL = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """
+    What arriving feedback gave away.
+
+    Args:
+        alarm ([`~online_trl.rewards.drift.DriftAlarm`], *optional*):
+            The alarm, if it gave one.
+        change ([`~online_trl.rewards.memory.ChangePoint`]):
+            The change behind the newest alarm.
+        is_certain (`bool`):
+            Whether the live version has been wrong more often than right since, beyond noise.
+    """
+
+    alarm: DriftAlarm | None
+    change: ChangePoint
+    is_certain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """A statement that arrived, and how right the live version was about it."""
+
+    seq: int
+    said_at: datetime
+    correct: float
+    weight: float
 
 
 class DriftWatch:
@@ -28,7 +61,8 @@ class DriftWatch:
     Notices that people have changed, and finds out whether they have.
 
     An alarm may be false, or somebody's doing. So a change that was noticed is at first a supposition: it becomes
-    certain when a version does better on what people say since, and is dropped when none does within three refreshes.
+    certain when a version does better on what people say since, or when the live one has been wrong more often than
+    right since, which a minority cannot bring about. It is dropped when neither happens within three refreshes.
 
     Args:
         memory ([`~online_trl.rewards.memory.StatementMemory`]):
@@ -40,14 +74,14 @@ class DriftWatch:
         self.detector = DriftDetector()
         self.alarm: DriftAlarm | None = None
         self._refreshes_left = 0
-        self._heard: list[tuple[int, datetime]] = []
+        self._heard: list[_Heard] = []
 
     @property
     def is_unconfirmed(self) -> bool:
         """Whether a change was noticed that is not certain yet."""
         return self._refreshes_left > 0
 
-    def listen(self, batch: PreferenceBatch, scorer: RewardScorer | None) -> tuple[DriftAlarm, ChangePoint] | None:
+    def listen(self, batch: PreferenceBatch, scorer: RewardScorer | None) -> Notice | None:
         """
         Looks how right the live version is about feedback that it has not learned from; for the main process alone.
 
@@ -58,36 +92,54 @@ class DriftWatch:
                 The live version, if there is one.
 
         Returns:
-            `tuple` or `None`: The alarm that this gave, and the change behind it, to be taken up on every rank.
+            [`Notice`] or `None`: What this gave away, to be taken up on every rank.
         """
         # What counts again after something was taken back has been heard before.
         new = [each for each in batch.statements if each.seq > batch.after]
         if scorer is None or not new:
             return None
-        self._heard = [*self._heard, *((each.seq, each.said_at) for each in new)][-_HEARD:]
         # Verdicts are judged against each other, and there may be few of the other kind among the newest.
         old = [each for each in self.memory.heldout() if isinstance(each, UnpairedLabel)]
         both = [*old, *new]
         correct = correctness(both, mean_scores(scorer, both))[len(old) :]
         weights = judging_weights(both)[len(old) :]
+        rows = [_Heard(each.seq, each.said_at, *told) for each, *told in zip(new, correct, weights, strict=True)]
+        self._heard = [*self._heard, *rows][-_HEARD:]
         alarm = self.detector.update(correct, [each.seq for each in new], weights)
-        if alarm is None:
+        if alarm is not None:
+            at = min(heard.said_at for heard in self._heard if heard.seq >= alarm.change_seq)
+            return Notice(alarm, ChangePoint(alarm.change_seq, at), self._is_reversed(alarm.change_seq))
+        change = self.memory.change if self.is_unconfirmed else None
+        if change is None or not self._is_reversed(change.seq):
             return None
-        return alarm, ChangePoint(alarm.change_seq, min(at for seq, at in self._heard if seq >= alarm.change_seq))
+        return Notice(None, change, is_certain=True)
 
-    def take_up(self, noticed: tuple[DriftAlarm, ChangePoint] | None) -> bool:
+    def _is_reversed(self, since: int) -> bool:
+        heard = [heard for heard in self._heard if heard.seq >= since]
+        return is_better(
+            [_CHANCE] * len(heard),
+            [each.correct for each in heard],
+            weights=[each.weight for each in heard],
+            level=_REVERSED_LEVEL,
+        )
+
+    def take_up(self, notice: Notice | None) -> bool:
         """
-        Supposes from now on that people have changed, if that was noticed.
+        Supposes from now on that people have changed, or knows it, if that was noticed.
 
         Returns:
-            `bool`: Whether it was.
+            `bool`: Whether there was an alarm.
         """
-        if noticed is None:
+        if notice is None:
             return False
-        self.alarm, self.memory.change = noticed
-        self._refreshes_left = _CONFIRMED_WITHIN
-        logger.warning("drift: %s", self.alarm.reason)
-        return True
+        self.memory.change = notice.change
+        if notice.alarm is not None:
+            self.alarm, self._refreshes_left = notice.alarm, _CONFIRMED_WITHIN
+            logger.warning("drift: %s", notice.alarm.reason)
+        if notice.is_certain:
+            self._refreshes_left = 0
+            logger.warning("the live version is wrong more often than right since row %s", notice.change.seq)
+        return notice.alarm is not None
 
     def settle(self, *, confirmed: bool) -> None:
         """
@@ -124,7 +176,7 @@ class DriftWatch:
             "change": plain_change(self.memory.change),
             "alarm": None if self.alarm is None else asdict(self.alarm),
             "refreshes_left": self._refreshes_left,
-            "heard": [[seq, at.isoformat()] for seq, at in self._heard],
+            "heard": [[row.seq, row.said_at.isoformat(), row.correct, row.weight] for row in self._heard],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -133,7 +185,7 @@ class DriftWatch:
         self.memory.change = change_from_plain(state["change"])
         self.alarm = None if state["alarm"] is None else DriftAlarm(**state["alarm"])
         self._refreshes_left = state["refreshes_left"]
-        self._heard = [(seq, datetime.fromisoformat(at)) for seq, at in state["heard"]]
+        self._heard = [_Heard(seq, datetime.fromisoformat(at), *told) for seq, at, *told in state["heard"]]
 
 
 def plain_change(change: ChangePoint | None) -> dict[str, Any] | None:

@@ -119,8 +119,8 @@ class RewardRefresher:
         Returns:
             `bool`: Whether it does so much worse than before that people must have changed.
         """
-        noticed = self.broadcast(lambda: self.drift.listen(batch, self.live.scorer))
-        return self.drift.take_up(noticed)
+        capped = batch.with_capped_shares(self.settings.max_user_share)
+        return self.drift.take_up(self.broadcast(lambda: self.drift.listen(capped, self.live.scorer)))
 
     def refresh(self, batch: PreferenceBatch) -> RefreshOutcome:
         """
