@@ -149,7 +149,7 @@ def run_arm(arm: Arm, folder: Path) -> dict[str, Any]:
         started, _ = now()
         trainer.train()
         total = now()[0] - started
-    rollouts = clock.rollouts(steps)
+    rollouts = clock.rollouts
     processor = [busy for _, busy in rollouts]
     timed = sum(seconds for seconds, _ in clock.steps)
     return {

@@ -31,7 +31,7 @@ class Turns:
             As [`trainers_launch.launch_pair`] gives it: a pipe to read from and one to write to, and `first` or
             `second`; empty for a process that runs alone.
         steps (`int`, *optional*, defaults to `1`):
-            Steps of a turn.
+            Steps of a rollout, which is one turn.
 
     Attributes:
         waited (`float`):
@@ -73,13 +73,13 @@ class StepClock(TrainerCallback):
     Args:
         between (`Callable[[], Any]`):
             Called between two steps, on nobody's time: what users do meanwhile.
-        turns ([`Turns`], *optional*):
-            With another process.
+        turns ([`Turns`]):
+            With another process, or alone.
     """
 
-    def __init__(self, between: Callable[[], Any] = lambda: None, turns: Turns | None = None) -> None:
+    def __init__(self, between: Callable[[], Any], turns: Turns) -> None:
         self.between = between
-        self.turns = turns or Turns("")
+        self.turns = turns
         self.steps: list[tuple[float, float]] = []
         self._started: tuple[float, float] | None = None
 
@@ -91,8 +91,10 @@ class StepClock(TrainerCallback):
         self.turns.pass_on()
         self._started = now()
 
-    def rollouts(self, steps: int) -> list[tuple[float, float]]:
-        """Returns the seconds of each rollout of so many steps, but for the first, in which everything warms up."""
+    @property
+    def rollouts(self) -> list[tuple[float, float]]:
+        """The seconds of each rollout, but for the first, in which everything warms up."""
+        steps = self.turns.steps
         # The first step is not timed, for want of a beginning.
         timed = self.steps[steps - 1 :]
         whole = [timed[start : start + steps] for start in range(0, len(timed) - steps + 1, steps)]
