@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,11 +86,11 @@ class Talk(TrainerCallback):
 class Bench:
     """A first log and a first reward model, and the runs that go on from them."""
 
-    def __init__(self, folder: Path, steps: int, interval: int) -> None:
+    def __init__(self, folder: Path, base: Path, steps: int, interval: int) -> None:
         self.folder = folder
+        self.base = base
         self.steps = steps
         self.interval = interval
-        self.base = train_base_policy(folder / "base", seed=0)
         self._start = folder / "start"
         self._start.mkdir()
         with FeedbackStore(_log(self._start)) as store:
@@ -178,6 +179,18 @@ def _log(folder: Path) -> str:
     return f"sqlite:///{folder / 'feedback.db'}"
 
 
+def report(rounds: Sequence[dict[str, dict[str, Any]]]) -> Table:
+    """Returns the medians over rounds in which each arm ran once."""
+    table = Table("refreshed", "seconds", "ratio", "share of the trainer's time", "versions that paid")
+    for arm in ARMS:
+        runs = [each[arm] for each in rounds]
+        ratio = statistics.median(each[arm]["seconds"] / each["none"]["seconds"] for each in rounds)
+        seconds, share = (statistics.median(run[name] for run in runs) for name in ("seconds", "share"))
+        versions = ", ".join(str(run["versions"]) for run in runs)
+        table.add_row(arm, f"{seconds:.1f}", f"{ratio:.3f}", f"{share:.2%}", versions)
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=100, help="policy steps of a run (%(default)s)")
@@ -188,17 +201,12 @@ def main() -> None:
         parser.error("there is one core here, and the trainer and the other process need one each")
     prepare_process()
     os.sched_setaffinity(0, {CORES[0]})
-    with tempfile.TemporaryDirectory(prefix="refresh-cost-") as folder:
-        bench = Bench(Path(folder), arguments.steps, arguments.interval)
+    with tempfile.TemporaryDirectory(prefix="refresh-cost-") as temporary:
+        folder = Path(temporary)
+        base = train_base_policy(folder / "base", seed=0)
+        bench = Bench(folder, base, arguments.steps, arguments.interval)
         rounds = [{arm: bench.run(arm, seed=seed) for arm in ARMS} for seed in range(1, arguments.repeats + 1)]
-    table = Table("refreshed", "seconds", "ratio", "share of the trainer's time", "versions that paid")
-    for arm in ARMS:
-        runs = [each[arm] for each in rounds]
-        ratio = statistics.median(each[arm]["seconds"] / each["none"]["seconds"] for each in rounds)
-        seconds, share = (statistics.median(run[name] for run in runs) for name in ("seconds", "share"))
-        versions = ", ".join(str(run["versions"]) for run in runs)
-        table.add_row(arm, f"{seconds:.1f}", f"{ratio:.3f}", f"{share:.2%}", versions)
-    Console().print(table)
+    Console().print(report(rounds))
 
 
 if __name__ == "__main__":
