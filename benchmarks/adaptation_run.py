@@ -33,7 +33,6 @@ from online_trl.rewards.schedule import RefreshSchedule
 from online_trl.rewards.scorer import LiveReward
 from online_trl.simulation import helpdesk
 from online_trl.simulation.base_policy import train_base_policy
-from online_trl.simulation.taste import Taste
 from online_trl.store import FeedbackStore
 
 _FINAL_QUESTIONS, _FINAL_ANSWERS = 128, 4
@@ -76,9 +75,8 @@ def train(run: Run, base: Path, folder: Path) -> dict[str, Any]:
             Where the log, the registry and the trainer's files go.
     """
     started = time.monotonic()
-    taste = run.setting.taste(run.taste_seed)
     with FeedbackStore(f"sqlite:///{folder / 'feedback.db'}") as store:
-        deployment, trainer = _assemble(run, base, folder, taste, store)
+        deployment, trainer = assemble(run, base, folder, store)
         trainer.train()
         answered = examine(
             trainer.model,
@@ -107,7 +105,17 @@ def train(run: Run, base: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def _assemble(run: Run, base: Path, folder: Path, taste: Taste, store: FeedbackStore) -> tuple[Deployment, Any]:
+def assemble(run: Run, base: Path, folder: Path, store: FeedbackStore) -> tuple[Deployment, Any]:
+    """
+    Makes the trainer of a run, and what plays deployment beside it.
+
+    Args:
+        run ([`Run`]), base (`Path`), folder (`Path`):
+            As in [`train`].
+        store ([`~online_trl.store.FeedbackStore`]):
+            The log.
+    """
+    taste = run.setting.taste(run.taste_seed)
     config_type, trainer_type = TRAINERS[run.trainer]
     reward: Any = TrueTaste(taste)
     if run.arm in ("frozen", "plain"):
@@ -192,7 +200,7 @@ def run_job(what: dict[str, Any], base: Path, result: Path) -> None:
             File for the result.
     """
     os.setsid()  # Ctrl-C is for the process that started this one, and ends it
-    _keep_quiet()
+    keep_quiet()
     with result.with_suffix(".log").open("w") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -206,7 +214,8 @@ def run_job(what: dict[str, Any], base: Path, result: Path) -> None:
     os.replace(staged, result)  # as a whole or not at all
 
 
-def _keep_quiet() -> None:
+def keep_quiet() -> None:
+    """Leaves one thread to the process, and no progress bars."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=FutureWarning)
     datasets.disable_progress_bars()

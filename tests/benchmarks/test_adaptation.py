@@ -1,13 +1,20 @@
 import json
 import math
+import random
+from dataclasses import replace
 
 import pytest
+import torch
 
 from adaptation import Job, run_all
+from adaptation_ceiling import ANSWERS, PartsModel, compare, correlation_within
 from adaptation_plot import write_plots
 from adaptation_run import make_base, train
 from adaptation_scenarios import SCENARIOS, Run
 from adaptation_summary import label_ratio, labels_needed, summarise
+from online_trl.simulation import helpdesk
+from online_trl.simulation.taste import Taste
+from rewards.statements import pair
 
 
 def run(scenario, arm, satisfaction, *, seed=1, curve=((0, 0.3), (60, 0.8))):
@@ -84,6 +91,11 @@ def test_a_small_run_leaves_curves_and_the_oracle_improves(tmp_path):
     assert rows["oracle"]["satisfaction"] > base["satisfaction"]["dense"] + 0.03
     assert [point["step"] for point in rows["plain"]["curve"]] == [0, 2, 4, 6, 8, 10, 12]
     assert rows["plain"]["statements"] == 6 * 24  # each conversation ends with a statement
+    (folder := tmp_path / "ours").mkdir()
+    ours = Run(scenario="dense", arm="ours", trainer="grpo", seed=1, taste_seed=7, size=0.2)
+    compared = compare(ours, tmp_path / "base", folder)
+    assert [step for step, _, _ in compared] == [0, 2, 4, 6, 8, 10]
+    assert all(parts > 0.5 for _, _, parts in compared)
     write_plots(summary, tmp_path)
     assert (tmp_path / "adaptation.svg").read_text().startswith("<svg")
 
@@ -91,3 +103,23 @@ def test_a_small_run_leaves_curves_and_the_oracle_improves(tmp_path):
 def test_what_is_finished_is_not_run_again(tmp_path):
     (finished := tmp_path / "finished.json").write_text("{}")
     run_all([Job({}, tmp_path, finished)], processes=1)
+
+
+def test_a_model_of_the_parts_learns_the_taste_from_few_pairs():
+    taste, rng = Taste(3), random.Random(0)
+    answered = [
+        (question.text, helpdesk.write_answer(question, helpdesk.sample_style(rng), rng))
+        for question in rng.sample(helpdesk.train_questions(), 100)
+        for _ in range(ANSWERS)
+    ]
+    truth = torch.tensor([taste.satisfaction(*each) for each in answered])
+    statements = []
+    for number in range(0, 60 * ANSWERS, ANSWERS):
+        better, worse = sorted(range(number, number + 2), key=lambda index: -truth[index])
+        texts = [[{"role": "assistant", "content": answered[index][1]}] for index in (better, worse)]
+        question = [{"role": "user", "content": answered[number][0]}]
+        statements.append(replace(pair(number), prompt=question, chosen=texts[0], rejected=texts[1]))
+    held_out = slice(60 * ANSWERS, None)
+    scores = PartsModel(taste, statements).scores(answered[held_out])
+    assert correlation_within(scores, truth[held_out], ANSWERS) > 0.85
+    assert correlation_within(-scores, truth[held_out], ANSWERS) < -0.85
