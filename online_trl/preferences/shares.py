@@ -5,11 +5,26 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
-from ..types import PreferencePair, Ranking, Statement, UnpairedLabel
 
-Weighted = TypeVar("Weighted", PreferencePair, UnpairedLabel, Ranking, Statement)
+class Weighable(Protocol):
+    """A dataclass of something that somebody said, and how much it counts."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def voice(self) -> str:
+        """Who said it."""
+        ...
+
+    @property
+    def weight(self) -> float:
+        """How much it counts."""
+        ...
+
+
+Weighted = TypeVar("Weighted", bound=Weighable)
 
 
 def cap_user_shares(rows: Sequence[Weighted], max_share: float) -> list[Weighted]:
@@ -22,13 +37,13 @@ def cap_user_shares(rows: Sequence[Weighted], max_share: float) -> list[Weighted
     dataset: such rows are not crushed by having been imported in one go.
 
     Args:
-        rows (`Sequence[PreferencePair]`, `Sequence[UnpairedLabel]` or `Sequence[Ranking]`):
-            The rows of one batch.
+        rows (`Sequence[Weighable]`):
+            The rows of one batch, such as statements.
         max_share (`float`):
             Largest share of the total weight that one voice may carry, in (0, 1].
 
     Returns:
-        `list[PreferencePair]`, `list[UnpairedLabel]` or `list[Ranking]`: The rows, in the order given.
+        `list[Weighable]`: The rows, in the order given.
 
     Example:
 

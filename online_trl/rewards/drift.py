@@ -18,6 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..gates.reward import is_better
+
+_CHANCE = 0.5
+# An alarm picks the worst stretch, which by itself looks like chance or below once in a while.
+_REVERSED_LEVEL = 0.01
+
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Row = tuple[float, float, int]
@@ -52,6 +58,22 @@ class DriftAlarm:
             f"the live version is right about {self.after:.2f} of the {self.rows} statements since row "
             f"{self.change_seq}, {self.before:.2f} before"
         )
+
+
+def is_reversed(correct: Sequence[float], weights: Sequence[float]) -> bool:
+    """
+    Returns whether a version is wrong more often than right, beyond noise.
+
+    How often it says so behind an alarm where nearly half of the people vote the opposite of the others:
+    `benchmarks/drift.py`.
+
+    Args:
+        correct (`Sequence[float]`):
+            How right it was about each comparison, in [0, 1].
+        weights (`Sequence[float]`):
+            How much each counts. Those of weight 0 are left out.
+    """
+    return is_better([_CHANCE] * len(correct), correct, weights=weights, level=_REVERSED_LEVEL)
 
 
 class DriftDetector:

@@ -1,4 +1,4 @@
-"""A change of what people want, from the statements that give it away to the version that confirms it."""
+"""A change of what people want, from the statements that give it away to what makes it certain."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from ..gates.reward import is_better
-from ..preferences import PreferenceBatch
+from ..preferences import PreferenceBatch, cap_user_shares
 from ..types import UnpairedLabel
-from .drift import DriftAlarm, DriftDetector
+from .drift import DriftAlarm, DriftDetector, is_reversed
 from .judgement import mean_scores
 from .judging import correctness, judging_weights
 from .memory import ChangePoint, StatementMemory
@@ -18,13 +17,10 @@ from .scorer import RewardScorer
 
 logger = logging.getLogger(__name__)
 
-# A change that no version does better on within so many refreshes was none.
+# A change that nothing has made certain within so many refreshes was none.
 _CONFIRMED_WITHIN = 3
 # As many statements as the test for drift looks back on.
 _HEARD = 2000
-_CHANCE = 0.5
-# An alarm picks the worst stretch, which by itself looks like chance or below once in a while.
-_REVERSED_LEVEL = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +34,7 @@ class Notice:
         change ([`~online_trl.rewards.memory.ChangePoint`]):
             The change behind the newest alarm.
         is_certain (`bool`):
-            Whether the live version has been wrong more often than right since, beyond noise.
+            Whether the versions in service have been wrong more often than right since, beyond noise.
     """
 
     alarm: DriftAlarm | None
@@ -48,10 +44,12 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class _Heard:
-    """A statement that arrived, and how right the live version was about it."""
+    """A statement that arrived, and how right the version then in service was about it."""
 
     seq: int
     said_at: datetime
+    voice: str
+    compares: bool
     correct: float
     weight: float
 
@@ -61,16 +59,20 @@ class DriftWatch:
     Notices that people have changed, and finds out whether they have.
 
     An alarm may be false, or somebody's doing. So a change that was noticed is at first a supposition: it becomes
-    certain when a version does better on what people say since, or when the live one has been wrong more often than
-    right since, which a minority cannot bring about. It is dropped when neither happens within three refreshes.
+    certain when a version does better on what people say since, or when those in service have been wrong about more
+    comparisons than right since. It is dropped when neither happens within three refreshes.
 
     Args:
         memory ([`~online_trl.rewards.memory.StatementMemory`]):
             What was said so far. Its `change` is set and dropped here.
+        max_user_share (`float`):
+            Largest share of the weight that one user may carry in making a change certain by comparisons. It takes
+            those of enough users for the bound to be kept.
     """
 
-    def __init__(self, memory: StatementMemory) -> None:
+    def __init__(self, memory: StatementMemory, *, max_user_share: float) -> None:
         self.memory = memory
+        self.max_user_share = max_user_share
         self.detector = DriftDetector()
         self.alarm: DriftAlarm | None = None
         self._refreshes_left = 0
@@ -103,7 +105,10 @@ class DriftWatch:
         both = [*old, *new]
         correct = correctness(both, mean_scores(scorer, both))[len(old) :]
         weights = judging_weights(both)[len(old) :]
-        rows = [_Heard(each.seq, each.said_at, *told) for each, *told in zip(new, correct, weights, strict=True)]
+        rows = [
+            _Heard(each.seq, each.said_at, each.voice, not isinstance(each, UnpairedLabel), *told)
+            for each, *told in zip(new, correct, weights, strict=True)
+        ]
         self._heard = [*self._heard, *rows][-_HEARD:]
         alarm = self.detector.update(correct, [each.seq for each in new], weights)
         if alarm is not None:
@@ -115,13 +120,12 @@ class DriftWatch:
         return Notice(None, change, is_certain=True)
 
     def _is_reversed(self, since: int) -> bool:
-        heard = [heard for heard in self._heard if heard.seq >= since]
-        return is_better(
-            [_CHANCE] * len(heard),
-            [each.correct for each in heard],
-            weights=[each.weight for each in heard],
-            level=_REVERSED_LEVEL,
-        )
+        # Not by verdicts: one on the answer that scores highest makes all of the other kind wrong at once.
+        heard = [row for row in self._heard if row.seq >= since and row.compares and row.weight > 0]
+        if len({row.voice for row in heard}) * self.max_user_share < 1:
+            return False
+        capped = cap_user_shares(heard, self.max_user_share)
+        return is_reversed([row.correct for row in capped], [row.weight for row in capped])
 
     def take_up(self, notice: Notice | None) -> bool:
         """
@@ -138,7 +142,7 @@ class DriftWatch:
             logger.warning("drift: %s", notice.alarm.reason)
         if notice.is_certain:
             self._refreshes_left = 0
-            logger.warning("the live version is wrong more often than right since row %s", notice.change.seq)
+            logger.warning("more comparisons since row %s were foreseen wrongly than rightly", notice.change.seq)
         return notice.alarm is not None
 
     def settle(self, *, confirmed: bool) -> None:
@@ -176,7 +180,7 @@ class DriftWatch:
             "change": plain_change(self.memory.change),
             "alarm": None if self.alarm is None else asdict(self.alarm),
             "refreshes_left": self._refreshes_left,
-            "heard": [[row.seq, row.said_at.isoformat(), row.correct, row.weight] for row in self._heard],
+            "heard": [{**asdict(row), "said_at": row.said_at.isoformat()} for row in self._heard],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -185,7 +189,7 @@ class DriftWatch:
         self.memory.change = change_from_plain(state["change"])
         self.alarm = None if state["alarm"] is None else DriftAlarm(**state["alarm"])
         self._refreshes_left = state["refreshes_left"]
-        self._heard = [_Heard(seq, datetime.fromisoformat(at), *told) for seq, at, *told in state["heard"]]
+        self._heard = [_Heard(**{**row, "said_at": datetime.fromisoformat(row["said_at"])}) for row in state["heard"]]
 
 
 def plain_change(change: ChangePoint | None) -> dict[str, Any] | None:

@@ -94,7 +94,7 @@ class RewardRefresher:
         self.seed = seed
         self.memory = make_memory(self.settings, seed)
         self.memory.change = self.broadcast(self._known_change)
-        self.drift = DriftWatch(self.memory)
+        self.drift = DriftWatch(self.memory, max_user_share=self.settings.max_user_share)
         self._withdrawn: set[str] = set()
 
     @property
@@ -119,8 +119,7 @@ class RewardRefresher:
         Returns:
             `bool`: Whether it does so much worse than before that people must have changed.
         """
-        capped = batch.with_capped_shares(self.settings.max_user_share)
-        return self.drift.take_up(self.broadcast(lambda: self.drift.listen(capped, self.live.scorer)))
+        return self.drift.take_up(self.broadcast(lambda: self.drift.listen(batch, self.live.scorer)))
 
     def refresh(self, batch: PreferenceBatch) -> RefreshOutcome:
         """
