@@ -45,7 +45,7 @@ class PartsModel:
         taste ([`~online_trl.simulation.taste.Taste`]):
             Whose parts it sees, not how much they count.
         statements (`Sequence[Statement]`):
-            What it learns from.
+            What it learns from. All count the same.
     """
 
     def __init__(self, taste: Taste, statements: Sequence[Statement]) -> None:

@@ -47,8 +47,8 @@ _COMMON: dict[str, Any] = {
     "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 5,
     "refresh_min_statements": 4,
-    # From the initial model on all that is remembered, as the plain arm: refresh upon refresh, so small a model learns
-    # its few hundred statements by heart, and orders new answers less well than one that is made anew.
+    # On all that is remembered: refresh upon refresh, so small a model learns its few hundred statements by heart, and
+    # orders new answers less well than one that is made anew.
     "refresh_start": "initial",
     "reward_config": {"learning_rate": 1e-3, "num_train_epochs": 3, "per_device_train_batch_size": 16},
     "save_strategy": "no",

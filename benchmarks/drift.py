@@ -1,8 +1,11 @@
 """
-How often drift is seen where there is none, and how soon where there is.
+How often drift is seen where there is none, how soon where there is, and when it is taken for certain.
 
 A version is right about each arriving statement with a given probability, which falls slowly (from 0.78 to 0.70 over
 3000 statements, as pairs grow harder while the policy improves) or at once, after 600 statements (from 0.75).
+
+A change becomes certain when a version is wrong more often than right within three intervals from an alarm. Where some
+begin to vote the opposite of what they like, it should not while they are fewer than half.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from online_trl.rewards.drift import DriftAlarm, DriftDetector
+from online_trl.rewards.drift import DriftAlarm, DriftDetector, is_reversed
 
 INTERVAL = 100
 BEFORE_THE_FLIP = 600
@@ -67,6 +70,35 @@ def delays(after: float, *, runs: int, rows: int = 1400) -> Line:
     }
 
 
+def certainties(opposed: float, *, runs: int) -> Line:
+    """Counts how often a change is taken for certain where so many begin to vote the opposite of what they like."""
+    rng = np.random.default_rng(0)
+    after = 0.75 * (1 - opposed) + 0.25 * opposed
+    rates = np.concatenate([np.full(BEFORE_THE_FLIP, 0.75), np.full(4 * INTERVAL, after)])
+    played = [_certainty((rng.random(rates.size) < rates).astype(float)) for _ in range(runs)]
+    return {
+        "opposed": f"{opposed:.0%}",
+        "right after": f"{after:.2f}",
+        "runs": runs,
+        "alarms": sum(is_alarmed for is_alarmed, _ in played),
+        "certain": sum(is_certain for _, is_certain in played),
+    }
+
+
+def _certainty(correct: np.ndarray) -> tuple[bool, bool]:
+    detector, since, left = DriftDetector(), None, 0
+    for start in range(0, correct.size, INTERVAL):
+        end = start + INTERVAL
+        alarm = detector.update(correct[start:end], range(start, end))
+        if alarm is not None:
+            since, left = alarm.change_seq, 3
+        if left and since is not None:
+            left -= 1
+            if is_reversed(correct[since:end], [1.0] * (end - since)):
+                return True, True
+    return since is not None, False
+
+
 def _table(lines: list[Line]) -> Table:
     table = Table(*lines[0])
     for line in lines:
@@ -85,6 +117,7 @@ def main() -> None:
             false_alarms(np.full(3000, 0.75), "0.75 throughout", runs=args.runs),
         ],
         "delays": [delays(after, runs=args.runs) for after in (0.45, 0.60)],
+        "certainties": [certainties(opposed, runs=args.runs) for opposed in (0.3, 0.4, 0.45, 0.5, 0.7, 1.0)],
     }
     console = Console()
     for lines in results.values():

@@ -43,6 +43,7 @@ from online_trl.rewards.scorer import LiveReward
 from online_trl.simulation import helpdesk
 from online_trl.simulation.base_policy import train_base_policy
 from online_trl.store import FeedbackStore
+from online_trl.types import ModelRole
 
 ROOT = Path(__file__).parents[1]
 ARMS = ("none", "inline", "separate")
@@ -117,9 +118,15 @@ class Bench:
             trainer.train()
             seconds = time.monotonic() - started - talk.seconds
             if refresher is not None:
-                _end(refresher)
+                _end(refresher, live.registry)
+        published = len(live.registry.versions(ModelRole.REWARD))
         spent = live.seconds if arm == "separate" else sum(outcome.seconds for outcome in trainer.refreshes)
-        return {"seconds": seconds, "share": spent / seconds, "versions": len(live.versions_used)}
+        return {
+            "seconds": seconds,
+            "share": spent / seconds,
+            "versions": len(live.versions_used),
+            "published": published,
+        }
 
     def _trainer(
         self, arm: str, folder: Path, live: LiveReward, store: FeedbackStore, *, max_steps: int
@@ -169,7 +176,10 @@ class Bench:
         return process
 
 
-def _end(refresher: subprocess.Popen[bytes]) -> None:
+def _end(refresher: subprocess.Popen[bytes], registry: ModelRegistry) -> None:
+    # A run may be over before the process has begun to listen.
+    while refresher.poll() is None and len(registry.versions(ModelRole.REWARD)) < 2:
+        time.sleep(0.5)
     refresher.send_signal(signal.SIGINT)
     if status := refresher.wait():
         sys.exit(f"the process that refreshes ended with status {status}: its words stand above")

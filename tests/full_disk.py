@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,12 @@ _WAL_SEGMENT = 16 * 2**20
 def limited_files(pid: int, *, bytes_left: int, folder: Path) -> Iterator[None]:
     """Lets no file of a process grow by more than so much: what it writes then fails, as on a full disk."""
     largest = max(file.stat().st_size for file in folder.iterdir())
-    with _limited([pid], largest + bytes_left):
+    before = _limit_of(pid)
+    _limit(pid, str(largest + bytes_left))
+    try:
         yield
+    finally:
+        _limit(pid, before)
 
 
 @contextmanager
@@ -30,31 +34,39 @@ def limited_postgresql(url: str) -> Iterator[None]:
 
     with psycopg.connect(url) as connection:
         (data,) = connection.execute("SHOW data_directory").fetchone() or ("",)
-        clients = connection.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'")
-        pids = [pid for (pid,) in clients]
-    # Those that are to come take over the limits of the process that starts them.
+    # Those that serve a client are started by it, and take over its limits.
     starter = int((Path(data) / "postmaster.pid").read_text().split()[0])
-    with _limited([starter, *pids], _WAL_SEGMENT):
+    before = _limit_of(starter)
+    try:
+        for pid in (starter, *_clients(url)):
+            _limit(pid, str(_WAL_SEGMENT))
         yield
+    finally:
+        for pid in (starter, *_clients(url)):
+            _limit(pid, before)
 
 
-@contextmanager
-def _limited(pids: Iterable[int], size: int) -> Iterator[None]:
-    with ExitStack() as limits:
-        for pid in filter(_is_running, pids):
-            _limit(pid, str(size))
-            limits.callback(_limit, pid, "unlimited")
-        yield
+def _clients(url: str) -> list[int]:
+    """The processes that serve a client, but for this one."""
+    import psycopg
+
+    query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    with psycopg.connect(url) as connection:
+        return [pid for (pid,) in connection.execute(query)]
+
+
+def _limit_of(pid: int) -> str:
+    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    return next(line for line in lines if line.startswith("Max file size")).split()[3]
 
 
 def _limit(pid: int, size: str) -> None:
-    if _is_running(pid):
-        # As the user whose process it is: PostgreSQL does not run as root, whom some containers forbid this.
+    # As the user whose process it is: PostgreSQL does not run as root, whom some containers forbid this.
+    try:
         owner = os.stat(f"/proc/{pid}")
-        account: dict[str, Any] = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
-        is_mine = owner.st_uid == os.getuid()
-        subprocess.run(["prlimit", f"--pid={pid}", f"--fsize={size}:"], check=True, **({} if is_mine else account))
-
-
-def _is_running(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+    except FileNotFoundError:  # a client that has left
+        return
+    account: dict[str, Any] = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+    command = ["prlimit", f"--pid={pid}", f"--fsize={size}:"]
+    status = subprocess.run(command, **({} if owner.st_uid == os.getuid() else account)).returncode
+    assert status == 0 or not Path(f"/proc/{pid}").exists()

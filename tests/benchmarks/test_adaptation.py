@@ -122,4 +122,9 @@ def test_a_model_of_the_parts_learns_the_taste_from_few_pairs():
     held_out = slice(60 * ANSWERS, None)
     scores = PartsModel(taste, statements).scores(answered[held_out])
     assert correlation_within(scores, truth[held_out], ANSWERS) > 0.85
-    assert correlation_within(-scores, truth[held_out], ANSWERS) < -0.85
+
+
+def test_what_differs_between_questions_does_not_count():
+    scores = torch.tensor([1.0, 2.0, 11.0, 12.0])
+    assert correlation_within(scores, torch.tensor([0.2, 0.1, 0.8, 0.9]), 2) == pytest.approx(0.0, abs=1e-6)
+    assert correlation_within(scores, torch.tensor([0.1, 0.2, 0.6, 0.9]), 2) == pytest.approx(2 / 5**0.5, abs=1e-6)

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from drift import delays, false_alarms
+from drift import certainties, delays, false_alarms
 from online_trl.rewards.drift import DriftDetector
 
 RIGHT, WRONG = 1.0, 0.0
@@ -101,3 +101,10 @@ def test_a_flip_is_seen_soon(after, median, missed):
     line = delays(after, runs=15)
     assert line["median delay, rows"] <= median
     assert line["missed"] <= missed
+
+
+def test_a_minority_makes_no_change_certain_and_everybody_does():
+    minority, everybody = (certainties(opposed, runs=40) for opposed in (0.3, 1.0))
+    assert minority["alarms"] > 30
+    assert minority["certain"] == 0
+    assert everybody["certain"] == 40
