@@ -14,6 +14,7 @@ from .decision import decide
 
 _RESAMPLES = 10_000
 _CHANCE = 0.5
+_ALONE = "with no version to measure it against"
 # What sums of weighted numbers may differ by without anything being different.
 _ROUNDING = 1e-9
 
@@ -71,15 +72,15 @@ def reward_gate(
     The accuracies on the same statements are compared by a paired bootstrap: the candidate is refused if its accuracy
     is lower by more than `tolerance` at the given level. With fewer than `min_statements` a bootstrap says nothing:
     then the first version is accepted as it is, and a later one if its accuracy is lower by no more than `tolerance`.
-    Without any statement a later one is refused. The first version, which nothing stands behind, is refused only if
-    its accuracy is below `min_accuracy` at the given level.
+    Without any statement a later one is refused. The first version, behind which there is nothing, or what is known to
+    be worse than a coin, is refused only if its accuracy is below `min_accuracy` at the given level.
 
     Args:
         candidate (`Sequence[float]`):
             How right it is about each held-out statement, in [0, 1], as
             [`~online_trl.rewards.judging.correctness`] says.
         live (`Sequence[float]`, *optional*):
-            The same of the version in service, for the same statements; `None` if there is none yet.
+            The same of the version in service, for the same statements; `None` if there is none to measure it against.
         weights (`Sequence[float]`, *optional*):
             How much each statement counts. Those of weight 0 are left out.
         anchors ([`AnchorComparison`], *optional*):
@@ -204,14 +205,14 @@ class _Word:
 def _first_reward(word: _Word, min_accuracy: float) -> GateDecision:
     count = word.values.size
     if not word.is_enough:
-        return GateDecision(True, f"accepted: the first version, and {_statements(count)} are too few to judge it by")
+        return GateDecision(True, f"accepted: {_statements(count)} are too few to judge it by, {_ALONE}")
     # There is nothing to fall back on, so only what is worse than chance beyond noise is turned away.
     best_case = word.bounds[1]
     check = GateCheck("accuracy", best_case, min_accuracy, best_case >= min_accuracy)
     refusal = (
         f"the accuracy {word.mean:.2f} on {_statements(count)}, {best_case:.2f} at best, is below {min_accuracy:.2f}"
     )
-    return decide([(check, refusal)], f"the first version, accuracy {word.mean:.2f} on {_statements(count)}")
+    return decide([(check, refusal)], f"accuracy {word.mean:.2f} on {_statements(count)}, {_ALONE}")
 
 
 def _next_reward(

@@ -62,6 +62,10 @@ class DriftWatch:
     certain when a version does better on what people say since, or when those in service have been wrong about more
     comparisons than right since. It is dropped when neither happens within three refreshes.
 
+    Attributes:
+        live_is_reversed (`bool`):
+            Whether the version in service is known to be worse than a coin since people changed.
+
     Args:
         memory ([`~online_trl.rewards.memory.StatementMemory`]):
             What was said so far. Its `change` is set and dropped here.
@@ -75,6 +79,7 @@ class DriftWatch:
         self.max_user_share = max_user_share
         self.detector = DriftDetector()
         self.alarm: DriftAlarm | None = None
+        self.live_is_reversed = False
         self._refreshes_left = 0
         self._heard: list[_Heard] = []
 
@@ -141,19 +146,22 @@ class DriftWatch:
             self.alarm, self._refreshes_left = notice.alarm, _CONFIRMED_WITHIN
             logger.warning("drift: %s", notice.alarm.reason)
         if notice.is_certain:
-            self._refreshes_left = 0
+            self._refreshes_left, self.live_is_reversed = 0, True
             logger.warning("more comparisons since row %s were foreseen wrongly than rightly", notice.change.seq)
         return notice.alarm is not None
 
-    def settle(self, *, confirmed: bool) -> None:
+    def settle(self, *, confirmed: bool, accepted: bool) -> None:
         """
         Takes note of what a refresh has found out.
 
         Args:
             confirmed (`bool`):
                 Whether its version does better on what people say since they seem to have changed.
+            accepted (`bool`):
+                Whether it went into service.
         """
         self.alarm = None
+        self.live_is_reversed = self.live_is_reversed and not accepted
         if confirmed:
             self._refreshes_left = 0
         elif self._refreshes_left:
@@ -180,6 +188,7 @@ class DriftWatch:
             "change": plain_change(self.memory.change),
             "alarm": None if self.alarm is None else asdict(self.alarm),
             "refreshes_left": self._refreshes_left,
+            "live_is_reversed": self.live_is_reversed,
             "heard": [{**asdict(row), "said_at": row.said_at.isoformat()} for row in self._heard],
         }
 
@@ -189,6 +198,7 @@ class DriftWatch:
         self.memory.change = change_from_plain(state["change"])
         self.alarm = None if state["alarm"] is None else DriftAlarm(**state["alarm"])
         self._refreshes_left = state["refreshes_left"]
+        self.live_is_reversed = state["live_is_reversed"]
         self._heard = [_Heard(**{**row, "said_at": datetime.fromisoformat(row["said_at"])}) for row in state["heard"]]
 
 

@@ -67,7 +67,7 @@ def judge(
 
     Args:
         candidate ([`~online_trl.rewards.scorer.RewardScorer`]), live ([`~online_trl.rewards.scorer.RewardScorer`]):
-            The two; `None` if nothing is in service yet.
+            The two; `None` if nothing is in service yet, or what is known to be worse than a coin.
         anchors ([`~online_trl.rewards.anchors.AnchorSet`]):
             What the candidate's scores are standardised on.
         judged (`Sequence[Statement]`):

@@ -157,7 +157,7 @@ class RewardRefresher:
             outcome: RefreshOutcome = self.broadcast(lambda: self._publish(candidate, started))
         if outcome.decision.accepted:
             self.live.load(outcome.version)
-        self.drift.settle(confirmed=judgement.confirms_change)
+        self.drift.settle(confirmed=judgement.confirms_change, accepted=outcome.decision.accepted)
         logger.info("%s: %s", outcome.version, outcome.decision.reason)
         return outcome
 
@@ -239,7 +239,8 @@ class RewardRefresher:
         )
         judgement = judge(
             candidate,
-            live,
+            # What is worse than a coin is nothing to be measured against: its successor is judged as a first version.
+            None if self.drift.live_is_reversed else live,
             anchors,
             self._capped(self.memory.heldout(before_change=self.drift.is_unconfirmed)),
             self._capped(self.memory.audit_set()),

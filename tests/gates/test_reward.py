@@ -20,7 +20,7 @@ def failed(decision):
 def test_the_first_reward_model_must_not_be_worse_than_chance_beyond_noise():
     noise, bad = reward_gate(correct(14, 16), None), reward_gate(correct(8, 22), None)
     assert noise.accepted
-    assert noise.reason == "accepted: the first version, accuracy 0.47 on 30 held-out statements"
+    assert noise.reason == "accepted: accuracy 0.47 on 30 held-out statements, with no version to measure it against"
     assert not bad.accepted
     assert bad.reason == "refused: the accuracy 0.27 on 30 held-out statements, 0.40 at best, is below 0.50"
     assert (bad.checks[0].value, bad.checks[0].threshold) == (pytest.approx(0.4), 0.5)
@@ -34,7 +34,9 @@ def test_the_first_reward_model_is_accepted_when_there_is_too_little_to_judge_it
 
 def test_a_tie_counts_half():
     decision = reward_gate(correct(10, 5, ties=15), None)
-    assert decision.reason == "accepted: the first version, accuracy 0.58 on 30 held-out statements"
+    assert (
+        decision.reason == "accepted: accuracy 0.58 on 30 held-out statements, with no version to measure it against"
+    )
 
 
 def test_a_candidate_as_good_as_the_live_version_is_accepted():

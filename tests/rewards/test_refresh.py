@@ -132,8 +132,26 @@ def test_comparisons_of_many_that_are_foreseen_wrongly_make_a_change_certain(mak
     assert not refresher.watch(pairs(251, 50, **flipped))
     assert not refresher.drift.is_unconfirmed
     for _ in range(3):
-        refresher.drift.settle(confirmed=False)
+        refresher.drift.settle(confirmed=False, accepted=False)
     assert 200 < refresher.memory.change.seq < 240
+
+
+def test_what_replaces_a_version_that_is_wrong_more_often_than_right_is_judged_as_a_first_one(make, live):
+    refresher = make(settings={"max_user_share": 0.2, "refresh_heldout_fraction": 0.03})
+    refresher.refresh(pairs(1, 150))
+    refresher.remember(pairs(151, 60))
+    assert not refresher.watch(pairs(151, 60))
+    turned = {"chosen": "no", "rejected": "yes"}
+    assert refresher.watch(pairs(211, 90, **turned))
+    resumed = make(settings=vars(refresher.settings))
+    resumed.load_state_dict(refresher.state_dict())
+    assert resumed.drift.live_is_reversed
+    outcome = refresher.refresh(pairs(211, 90, **turned))
+    assert outcome.decision.reason.endswith("with no version to measure it against")
+    assert truth(live, **turned) > 0.8
+    # It stands for itself from then on.
+    assert not refresher.drift.live_is_reversed
+    assert "of the live version" in refresher.refresh(pairs(301, 200, **turned)).decision.reason
 
 
 def test_one_user_who_shouts_makes_no_change_certain(make):
