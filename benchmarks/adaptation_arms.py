@@ -142,8 +142,13 @@ def accuracy(reward: Any, taste: Taste, answered: Sequence[tuple[str, str]]) -> 
     ]
     if not pairs:
         return None
-    prompts = [[Message(role="user", content=question)] for question, _, _ in pairs for _ in range(2)]
-    completions = [[Message(role="assistant", content=text)] for _, first, second in pairs for text in (first, second)]
-    scores = torch.tensor(reward(prompts=prompts, completions=completions)).view(-1, 2)
-    truth = torch.tensor(TrueTaste(taste)(prompts, completions)).view(-1, 2)
-    return float(((scores[:, 0] > scores[:, 1]) == (truth[:, 0] > truth[:, 1])).float().mean())
+    compared = [(question, text) for question, first, second in pairs for text in (first, second)]
+    scored, truth = (scores(function, compared).view(-1, 2) for function in (reward, TrueTaste(taste)))
+    return float(((scored[:, 0] > scored[:, 1]) == (truth[:, 0] > truth[:, 1])).float().mean())
+
+
+def scores(reward: Any, answered: Sequence[tuple[str, str]]) -> torch.Tensor:
+    """Returns what a reward function pays for each answer to its question."""
+    prompts = [[Message(role="user", content=question)] for question, _ in answered]
+    completions = [[Message(role="assistant", content=text)] for _, text in answered]
+    return torch.tensor(reward(prompts=prompts, completions=completions))

@@ -23,15 +23,15 @@ from rich.console import Console
 from rich.table import Table
 from transformers import TrainerCallback
 
+from adaptation_arms import scores
 from adaptation_deployment import Deployment
 from adaptation_policy import Answered, examine
 from adaptation_run import assemble, keep_quiet, make_base
 from adaptation_scenarios import Run
 from online_trl.rewards.losses import label_loss, pair_loss
-from online_trl.rewards.scorer import LiveReward
 from online_trl.simulation.taste import Taste
 from online_trl.store import FeedbackStore
-from online_trl.types import Message, Statement, UnpairedLabel, utcnow
+from online_trl.types import Statement, UnpairedLabel, utcnow
 
 QUESTIONS, ANSWERS = 64, 8
 _RIDGE = 0.05
@@ -60,16 +60,17 @@ class PartsModel:
                 if each.ranks[first] < each.ranks[second]:
                     chosen.append(parts[first])
                     rejected.append(parts[second])
-        width = len(taste.parts("How do I clean the lamp?", ""))
+        width = len((chosen + labelled)[0])
         table = partial(torch.tensor, dtype=torch.float64)
         better, worse, single = (table(rows).view(-1, width) for rows in (chosen, rejected, labelled))
+        told = table(verdicts)
         self._weights = torch.zeros(width, dtype=torch.float64, requires_grad=True)
         threshold = torch.zeros(1, dtype=torch.float64, requires_grad=True)
 
         def loss() -> torch.Tensor:
             optimizer.zero_grad()
             pairs = pair_loss((better @ self._weights)[:, None], (worse @ self._weights)[:, None])
-            labels = label_loss((single @ self._weights)[:, None], table(verdicts), -threshold)
+            labels = label_loss((single @ self._weights)[:, None], told, -threshold)
             total: torch.Tensor = pairs.sum() + labels.sum() + _RIDGE * self._weights.square().sum()
             total.backward()  # type: ignore[no-untyped-call]
             return total
@@ -114,14 +115,8 @@ class Ceiling(TrainerCallback):
         truth = torch.tensor([taste.satisfaction(*each) for each in answered])
         schedule = self.trainer.refresh_callback.schedule
         statements = schedule.refresher.memory.everything(upto=schedule.feed.cursor, now=utcnow())
-        scored = (_live_scores(reward, answered), PartsModel(taste, statements).scores(answered))
-        self.rows.append((step, *(correlation_within(scores, truth, ANSWERS) for scores in scored)))
-
-
-def _live_scores(reward: LiveReward, answered: Answered) -> torch.Tensor:
-    prompts = [[Message(role="user", content=question)] for question, _ in answered]
-    completions = [[Message(role="assistant", content=text)] for _, text in answered]
-    return torch.tensor(reward(prompts=prompts, completions=completions))
+        scored = (scores(reward, answered), PartsModel(taste, statements).scores(answered))
+        self.rows.append((step, *(correlation_within(row, truth, ANSWERS) for row in scored)))
 
 
 def compare(run: Run, base: Path, folder: Path) -> list[tuple[int, float, float]]:

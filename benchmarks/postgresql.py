@@ -60,12 +60,7 @@ def restart_postgresql(url: str) -> None:
         url (`str`):
             The server's, from [`running_postgresql`].
     """
-    import psycopg
-
-    with psycopg.connect(url) as connection:
-        row = connection.execute("SHOW data_directory").fetchone()
-    assert row is not None
-    data = Path(row[0])
+    data = data_directory(url)
     _run(
         data.parent,
         _program("pg_ctl"),
@@ -78,6 +73,16 @@ def restart_postgresql(url: str) -> None:
         "-m",
         "immediate",
     )
+
+
+def data_directory(url: str) -> Path:
+    """Returns where the server of this URL keeps its data."""
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        row = connection.execute("SHOW data_directory").fetchone()
+    assert row is not None
+    return Path(row[0])
 
 
 def _account() -> dict[str, Any]:

@@ -49,6 +49,7 @@ ROOT = Path(__file__).parents[1]
 ARMS = ("none", "inline", "separate")
 CORES = sorted(os.sched_getaffinity(0))
 _TALKS = 4  # times in each interval that users talk
+_PATIENCE = 120  # seconds that a run waits, in the end, for the process beside it to publish
 
 
 class FollowedReward(LiveReward):
@@ -178,7 +179,13 @@ class Bench:
 
 def _end(refresher: subprocess.Popen[bytes], registry: ModelRegistry) -> None:
     # A run may be over before the process has begun to listen.
+    deadline = time.monotonic() + _PATIENCE
     while refresher.poll() is None and len(registry.versions(ModelRole.REWARD)) < 2:
+        if time.monotonic() > deadline:
+            refresher.kill()
+            sys.exit(
+                f"no version came of the process that refreshes, {_PATIENCE} s after the run: give it more --steps"
+            )
         time.sleep(0.5)
     refresher.send_signal(signal.SIGINT)
     if status := refresher.wait():

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from postgresql import data_directory
+
 _WAL_SEGMENT = 16 * 2**20
 
 
@@ -30,12 +32,8 @@ def limited_postgresql(url: str) -> Iterator[None]:
     The same for what clients write into a server of PostgreSQL. Each file of its write-ahead log has room for what it
     holds: without, the server would go down, as it does when the disk of its log is full.
     """
-    import psycopg
-
-    with psycopg.connect(url) as connection:
-        (data,) = connection.execute("SHOW data_directory").fetchone() or ("",)
     # Those that serve a client are started by it, and take over its limits.
-    starter = int((Path(data) / "postmaster.pid").read_text().split()[0])
+    starter = int((data_directory(url) / "postmaster.pid").read_text().split()[0])
     before = _limit_of(starter)
     try:
         for pid in (starter, *_clients(url)):

@@ -62,16 +62,16 @@ class DriftWatch:
     certain when a version does better on what people say since, or when those in service have been wrong about more
     comparisons than right since. It is dropped when neither happens within three refreshes.
 
-    Attributes:
-        live_is_reversed (`bool`):
-            Whether the version in service is known to be worse than a coin since people changed.
-
     Args:
         memory ([`~online_trl.rewards.memory.StatementMemory`]):
             What was said so far. Its `change` is set and dropped here.
         max_user_share (`float`):
             Largest share of the weight that one user may carry in making a change certain by comparisons. It takes
             those of enough users for the bound to be kept.
+
+    Attributes:
+        live_is_reversed (`bool`):
+            Whether the version in service is known to be worse than a coin since people changed.
     """
 
     def __init__(self, memory: StatementMemory, *, max_user_share: float) -> None:
