@@ -155,6 +155,9 @@ class OnlineArguments(RefreshArguments):
             process of its own, `recipes/reward_refresh.py`, whose versions the trainer takes over between two steps.
         refresh_steps (`int`, *optional*, defaults to `50`):
             Refresh the live reward model every so many policy steps. `0` turns the trigger off.
+        reward_initial_model (`str`, *optional*):
+            Hub id or folder of the model that the first reward model is made from, and that later ones are made anew
+            from: a language model, or a reward model that others have trained. Defaults to the policy's model.
         reward_config (`dict` or `str`, *optional*):
             Keyword arguments of [`~online_trl.rewards.reward_trainer.OnlineRewardConfig`] for each refresh, such as
             `{"learning_rate": 1e-4}`.
@@ -182,6 +185,10 @@ class OnlineArguments(RefreshArguments):
     refresh_steps: int = field(
         default=50, metadata={"help": "Refresh the live reward model every so many policy steps; 0: never by steps."}
     )
+    reward_initial_model: str | None = field(
+        default=None,
+        metadata={"help": "Model that the live reward model is made from; by default that of the policy."},
+    )
     reward_config: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Keyword arguments of OnlineRewardConfig for each refresh, as JSON."}
     )
@@ -203,6 +210,37 @@ class OnlineArguments(RefreshArguments):
         check_choice("long_prompts", self.long_prompts, (DROP, TRUNCATE))
         check_choice("refresh_mode", self.refresh_mode, (INLINE, FOLLOW))
         check_range("refresh_steps", self.refresh_steps, 0, None)
+        if self.reward_initial_model is None:
+            return
+        if self.refresh_mode == FOLLOW:
+            raise ConfigError(
+                "`reward_initial_model` is set, but with `refresh_mode` `follow` the reward model is made by "
+                "`recipes/reward_refresh.py`; give it there, as `model_name_or_path`"
+            )
+        check_model("reward_initial_model", self.reward_initial_model)
+
+
+def check_model(setting: str, name: str | None) -> None:
+    """
+    Checks that a model can be found, by its configuration alone.
+
+    Args:
+        setting (`str`):
+            Where it was named, for the message.
+        name (`str`, *optional*):
+            Hub id or folder.
+
+    Raises:
+        [`ConfigError`]: if it cannot.
+    """
+    from transformers import AutoConfig
+
+    if not name:
+        raise ConfigError(f"`{setting}` is not set: give a hub id or the folder of a model")
+    try:
+        AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the model `{name}`, which is the `{setting}`: {error}") from error
 
 
 def check_range(name: str, value: float, low: float, high: float | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import PartialState
 from trl import ModelConfig, TrlParser, get_peft_config
 
-from .config import ConfigError, RefreshArguments, check_config_file, check_range
+from .config import ConfigError, RefreshArguments, check_config_file, check_model, check_range
 from .data import PreferenceFeed
 from .distributed import broadcast_from_main
 from .registry import ModelRegistry
@@ -18,7 +18,7 @@ from .rewards.refresh import RewardRefresher, learned_upto
 from .rewards.reward_trainer import OnlineRewardConfig
 from .rewards.schedule import RefreshSchedule
 from .rewards.scorer import LiveReward
-from .script import check_model, open_log
+from .script import open_log
 from .store.remote import PATIENCE
 from .types import ModelRole
 
@@ -76,7 +76,7 @@ def prepare_refresh(argv: list[str] | None = None) -> tuple[RefreshScriptArgumen
     script_args, reward_args, model_args = _parse(argv)
     if not (script_args.store and script_args.registry):
         raise ConfigError("a refresh needs both `store`, where feedback comes from, and `registry`, where versions go")
-    check_model(model_args.model_name_or_path)
+    check_model("model_name_or_path", model_args.model_name_or_path)
     store = open_log(script_args.store, script_args.store_patience)
     registry = ModelRegistry(script_args.registry)
     live = LiveReward(registry, device=reward_args.device, pessimism=script_args.reward_pessimism)

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoConfig
 from trl import GRPOConfig, ModelConfig, ScriptArguments, TrlParser
 
 from .callbacks import StopCallback
 from .checkpoint import last_complete_checkpoint
-from .config import ConfigError, check_config_file
+from .config import ConfigError, check_config_file, check_model
 from .dataset_import import DatasetFormatError, import_dataset, load_hf_dataset
 from .distributed import broadcast_from_main, leave_process_group
 from .preferences import prompt_dataset
@@ -148,7 +147,7 @@ def prepare(script_args: OnlineScriptArguments, training_args: GRPOConfig, model
         [`~online_trl.config.ConfigError`]: if a reward source, a dataset, a column or the model does not exist.
         [`~online_trl.store.StoreError`]: if the log cannot be opened or read.
     """
-    check_model(model_args.model_name_or_path)
+    check_model("model_name_or_path", model_args.model_name_or_path)
     check_reward_config(training_args)
     sources: dict[str, Any] = _reward_sources(script_args, training_args)
     if LIVE in script_args.reward_funcs and not (script_args.store and script_args.registry):
@@ -162,21 +161,6 @@ def prepare(script_args: OnlineScriptArguments, training_args: GRPOConfig, model
     reward_funcs = [sources[name] for name in script_args.reward_funcs]
     prompts = broadcast_from_main(lambda: _prompts(script_args, store))
     return Job(prompts=prompts, reward_funcs=reward_funcs, store=store, registry=registry)
-
-
-def check_model(name: str | None) -> None:
-    """
-    Checks that a model can be found, by its configuration alone.
-
-    Raises:
-        [`~online_trl.config.ConfigError`]: if it cannot.
-    """
-    if not name:
-        raise ConfigError("`model_name_or_path` is not set: give a hub id or the folder of a model")
-    try:
-        AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the model `{name}`: {error}") from error
 
 
 def launch(main: Callable[[], Any]) -> None:

@@ -104,8 +104,8 @@ class OnlineTrainerMixin(CheckpointMixin):
         if live is not None and self.args.refresh_mode == FOLLOW:
             self.add_callback(FollowRewardCallback(live))  # type: ignore[attr-defined]
         elif live is not None and store is not None:
-            base_model = model if isinstance(model, str) else model.config._name_or_path
-            self._attach_refresh(live, store, base_model)
+            policy = model if isinstance(model, str) else model.config._name_or_path
+            self._attach_refresh(live, store, self.args.reward_initial_model or policy)
 
     def _check_before_loading(self, args: Any, model: Any, live: LiveReward | None, peft_config: Any) -> None:
         """Finds what a trainer cannot be made with before a model is loaded."""

@@ -134,6 +134,10 @@ def test_the_trainer_in_python(workplace, tiny_policy, monkeypatch):
     assert names["trainer"].state.global_step == 2
     assert names["trainer"].live_reward.version is not None
 
+    snippet = _block("reward_initial_model=").replace("Skywork/Skywork-Reward-V2-Qwen3-0.6B", tiny_policy)
+    exec(compile(snippet, "README.md", "exec"), names)
+    assert names["args"].reward_initial_model == tiny_policy
+
 
 @pytest.mark.parametrize("marker", ["--seed_preferences", "accelerate_zero3.yaml"])
 @pytest.mark.timeout(300)

@@ -326,6 +326,11 @@ def test_every_accelerate_config_loads_and_names_a_file_that_exists(file):
     [
         ({"refresh_step": 3}, "unknown key `refresh_step` in .*; did you mean `refresh_steps`?"),
         ({"model_name_or_path": "/no/such/model"}, "cannot read the model `/no/such/model`"),
+        ({"reward_initial_model": "/no/such/model"}, "`/no/such/model`, which is the `reward_initial_model`"),
+        (
+            {"reward_initial_model": "/no/such/model", "refresh_mode": "follow"},
+            "give it there, as `model_name_or_path`",
+        ),
         ({"store": "mongodb://localhost/feedback"}, "mongodb"),
         ({"store": "http://127.0.0.1:9"}, "http://127.0.0.1:9 cannot be read: "),
         ({"store": "http://127.0.0.1:9", "seed_preferences": "rows.jsonl"}, "run `online-trl import` where it is"),

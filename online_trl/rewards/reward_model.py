@@ -38,11 +38,12 @@ def load_reward_model(
     path: str, num_heads: int, args: RewardConfig, quantization_config: Any = None
 ) -> tuple[PreTrainedModel, bool]:
     """
-    Loads a model as TRL's `RewardTrainer` does, with one label for each head.
+    Loads a model as TRL's `RewardTrainer` does, with one label for each head. The one head of an ordinary reward model
+    becomes each of them: what they learn from is drawn for each, and makes them differ.
 
     Returns:
         `tuple[PreTrainedModel, bool]`: The model, and whether its heads are new and random: those of a causal language
-        model, or of a reward model that had another number of them.
+        model, or of a reward model that had another number of them, and not 1.
     """
     config = AutoConfig.from_pretrained(path, **_tokenizer_options(args))
     classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
@@ -59,6 +60,9 @@ def load_reward_model(
         model = create_model_from_path(path, AutoModelForSequenceClassification, **options)
     if model.config.num_labels == num_heads:
         return model, not classifies
+    if model.config.num_labels == 1:
+        repeat_head(model, num_heads)
+        return model, False
     replace_head(model, num_heads, seed=args.seed)
     return model, True
 
@@ -94,15 +98,30 @@ def check_heads(model: PreTrainedModel, num_heads: int) -> None:
 
 def replace_head(model: PreTrainedModel, num_heads: int, *, seed: int) -> None:
     """Gives a model new, random heads; from one seed, those of every rank are the same."""
-    old = model.score
     set_seed(seed)
+    head = _resize_head(model, num_heads)
+    nn.init.normal_(head.weight, std=model.config.get_text_config().initializer_range)
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
+
+
+def repeat_head(model: PreTrainedModel, num_heads: int) -> None:
+    """Gives a model with one head so many like it."""
+    old = list(model.score.parameters())
+    with gathered(old):
+        whole = [parameter.detach().clone() for parameter in old]
+    head = _resize_head(model, num_heads)
+    for parameter, row in zip(head.parameters(), whole, strict=True):
+        parameter.data.copy_(row.expand_as(parameter))
+
+
+def _resize_head(model: PreTrainedModel, num_heads: int) -> nn.Linear:
+    old = model.score
     model.score = nn.Linear(
         old.in_features, num_heads, bias=old.bias is not None, dtype=old.weight.dtype, device=old.weight.device
     )
-    nn.init.normal_(model.score.weight, std=model.config.get_text_config().initializer_range)
-    if model.score.bias is not None:
-        nn.init.zeros_(model.score.bias)
     model.config.num_labels = model.num_labels = num_heads
+    return model.score
 
 
 def freeze_backbone(model: PreTrainedModel) -> None:

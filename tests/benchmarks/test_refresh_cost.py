@@ -1,7 +1,10 @@
+import pytest
+
 from online_trl.simulation.base_policy import train_base_policy
 from refresh_cost import ARMS, CORES, Bench, report
 
 
+@pytest.mark.slow
 def test_each_arm_refreshes_as_it_says(tmp_path, monkeypatch):
     # The process beside the trainer is given the second core, which a machine for tests need not have.
     monkeypatch.setattr("refresh_cost.CORES", CORES * 2)

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
+import pytest
 
 from feedback import add_comparisons
 from online_trl.checkpoint import last_complete_checkpoint
@@ -84,6 +85,8 @@ def wait_for_steps(process: subprocess.Popen[bytes], folder: Path, count: int) -
         time.sleep(0.01)
 
 
+# Which database is behind the server, the trainer cannot see.
+@pytest.mark.parametrize("store_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
 def test_a_killed_run_over_http_uses_every_row_once_though_the_server_is_killed_too(
     store: FeedbackStore, tiny_policy: str, tmp_path: Path
 ):

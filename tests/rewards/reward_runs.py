@@ -80,6 +80,8 @@ def train(model, rows, folder, *, peft_config=None, **settings):
 def main(model: str, folder: str) -> None:
     from peft import LoraConfig
 
+    repeated = train(f"{folder}/one", mixture(40), folder, num_heads=4, max_steps=1, learning_rate=0.0)
+    save_merged(repeated, f"{folder}/repeated")
     first = train(model, mixture(40), folder, num_heads=4, max_steps=2)
     save_merged(first, f"{folder}/first")
     settings = {"num_heads": 4, "max_steps": 2, "pull_coefficient": 0.5, "center_rewards_coefficient": 0.01}

@@ -4,11 +4,13 @@ import itertools
 
 import pandas
 import pytest
+import torch
 from datasets import Dataset
 from fastapi import Response
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -115,6 +117,33 @@ def test_the_reward_model_is_made_and_refreshed_while_the_policy_trains(
     assert {"reward_version", "live_reward", "brevity"} <= set(tables[-1].columns)
     seen = " ".join(str(prompt) for table in tables for prompt in table["prompt"])
     assert "fresh" in seen
+
+
+def test_the_reward_model_may_be_made_from_another_model_than_the_policy(
+    tiny_policy, tmp_path, prompts, store, registry
+):
+    add_comparisons(store, 20)
+    other = AutoModel.from_pretrained(tiny_policy)
+    for parameter in other.parameters():
+        parameter.data += 0.01
+    other.save_pretrained(tmp_path / "other")
+    AutoTokenizer.from_pretrained(tiny_policy).save_pretrained(tmp_path / "other")
+    trainer = make(
+        "grpo",
+        tiny_policy,
+        tmp_path / "out",
+        LiveReward(registry),
+        prompts,
+        store=store,
+        max_steps=1,
+        refresh_min_statements=4,
+        reward_initial_model=str(tmp_path / "other"),
+        reward_config={**REWARD, "freeze_backbone": True},
+    )
+    trainer.train()
+    folder = registry.path(registry.versions(ModelRole.REWARD)[-1].name)
+    made = AutoModelForSequenceClassification.from_pretrained(folder).base_model.state_dict()
+    assert all(torch.equal(weight, made[name]) for name, weight in other.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", TRAINERS)
