@@ -43,9 +43,9 @@ class Job:
 
     Args:
         what (`dict[str, Any]`):
-            What [`adaptation_run.run_job`] is told: a run, or the seeds of a base.
+            What [`adaptation_run.run_job`] is told: a run, or the seeds of a base policy.
         base (`Path`):
-            Folder of the base policy and the reward backbone.
+            Folder of the base policy.
         result (`Path`):
             File that it leaves.
     """
@@ -61,7 +61,7 @@ class Job:
 
 
 def base_jobs(arguments: argparse.Namespace, seeds: Sequence[tuple[int, int]]) -> list[Job]:
-    """Returns one job for the base policy and the reward backbone of each seed."""
+    """Returns one job for the base policy of each seed."""
     output = arguments.output
     return [
         Job(

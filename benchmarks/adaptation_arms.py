@@ -19,8 +19,6 @@ from online_trl.rewards.scorer import RewardScorer
 from online_trl.simulation.taste import Taste
 from online_trl.types import Message, PreferencePair
 
-REWARD_SETTINGS: dict[str, Any] = {"learning_rate": 1e-2, "num_train_epochs": 3, "per_device_train_batch_size": 16}
-"""How each refresh trains a reward model, with TRL's trainer as with ours."""
 _SCALED_ON = 64
 # About the mean and the spread of satisfaction over the base policy's answers: all arms pay on the same scale.
 _MEAN, _SPREAD = 0.35, 0.2
@@ -49,8 +47,8 @@ class TrueTaste:
 
 class PlainRefresher:
     """
-    TRL's `RewardTrainer` on every pair so far, from the initial model, with one head on a frozen backbone, as ours. It
-    is the reward function, too, which pays nothing until there is a pair to learn from.
+    TRL's `RewardTrainer` on every pair so far, from the initial model, with one head. It is the reward function, too,
+    which pays nothing until there is a pair to learn from.
 
     The weights that the log gives to pairs, so that no user has too large a share, are honoured by leaving pairs out:
     TRL's `RewardTrainer` knows no weights.
@@ -107,7 +105,9 @@ class PlainRefresher:
         with nested_trainer():
             args = RewardConfig(
                 output_dir=str(self.output_dir),
-                **REWARD_SETTINGS,
+                learning_rate=1e-3,
+                num_train_epochs=2,
+                per_device_train_batch_size=32,
                 seed=self.seed,
                 bf16=False,
                 use_cpu=True,
@@ -119,7 +119,6 @@ class PlainRefresher:
                 dataloader_pin_memory=False,
             )
             trainer = RewardTrainer(model=str(self.base_model), args=args, train_dataset=preference_dataset(pairs))
-            trainer.model.base_model.requires_grad_(False)
             trainer.remove_callback(PrinterCallback)
             trainer.train()
             trainer.save_model(folder)

@@ -18,7 +18,7 @@ import transformers
 from datasets import Dataset
 from transformers import PrinterCallback
 
-from adaptation_arms import REWARD_SETTINGS, PlainRefresher, TrueTaste, accuracy
+from adaptation_arms import PlainRefresher, TrueTaste, accuracy
 from adaptation_asking import Asking
 from adaptation_deployment import Deployment
 from adaptation_policy import MAX_TOKENS, examine, load_policy, satisfaction
@@ -33,11 +33,8 @@ from online_trl.rewards.schedule import RefreshSchedule
 from online_trl.rewards.scorer import LiveReward
 from online_trl.simulation import helpdesk
 from online_trl.simulation.base_policy import train_base_policy
-from online_trl.simulation.reward_backbone import train_reward_backbone
 from online_trl.store import FeedbackStore
 
-POLICY, REWARD = "policy", "reward"
-"""Folders of the base policy, and of the backbone that reward models are made from."""
 _FINAL_QUESTIONS, _FINAL_ANSWERS = 128, 4
 _SETTINGS: dict[str, dict[str, Any]] = {
     "grpo": {"num_generations": 8},
@@ -50,10 +47,10 @@ _COMMON: dict[str, Any] = {
     "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 5,
     "refresh_min_statements": 4,
-    # Few statements do not teach a backbone anything that it did not know, but how much of that counts. The heads are
-    # made anew on all that is remembered, so that a change of taste has no old heads to overcome.
+    # On all that is remembered: refresh upon refresh, so small a model learns its few hundred statements by heart, and
+    # orders new answers less well than one that is made anew.
     "refresh_start": "initial",
-    "reward_config": {**REWARD_SETTINGS, "freeze_backbone": True},
+    "reward_config": {"learning_rate": 1e-3, "num_train_epochs": 3, "per_device_train_batch_size": 16},
     "save_strategy": "no",
     "logging_strategy": "no",
     "report_to": "none",
@@ -73,7 +70,7 @@ def train(run: Run, base: Path, folder: Path) -> dict[str, Any]:
         run ([`Run`]):
             What to run.
         base (`Path`):
-            Folder of the base policy and the reward backbone, as [`make_base`] leaves it.
+            Folder of the base policy.
         folder (`Path`):
             Where the log, the registry and the trainer's files go.
     """
@@ -122,7 +119,7 @@ def assemble(run: Run, base: Path, folder: Path, store: FeedbackStore) -> tuple[
     config_type, trainer_type = TRAINERS[run.trainer]
     reward: Any = TrueTaste(taste)
     if run.arm in ("frozen", "plain"):
-        reward = PlainRefresher(base / REWARD, folder / "reward", seed=run.seed)
+        reward = PlainRefresher(base, folder / "reward", seed=run.seed)
     elif run.arm != "oracle":
         reward = LiveReward(ModelRegistry(folder / "registry"))
     audience = None
@@ -140,11 +137,11 @@ def assemble(run: Run, base: Path, folder: Path, store: FeedbackStore) -> tuple[
         **_SETTINGS[run.trainer],
     }
     if isinstance(reward, LiveReward):
-        settings |= {"reward_initial_model": str(base / REWARD), **run.settings}
+        settings |= run.settings
     args = config_type(**settings)
     prompts = [{"prompt": [{"role": "user", "content": question.text}]} for question in helpdesk.train_questions()]
     trainer = trainer_type(
-        model=str(base / POLICY),
+        model=str(base),
         reward_funcs=[reward],
         args=args,
         train_dataset=Dataset.from_list(prompts).shuffle(seed=run.seed),
@@ -176,14 +173,9 @@ def _refreshed(outcome: RefreshOutcome) -> dict[str, Any]:
 
 
 def make_base(folder: Path, *, seed: int, taste_seed: int, size: float = 1.0) -> dict[str, Any]:
-    """
-    Trains the base policy of a seed, and what reward models are made from, and returns how satisfying the policy is in
-    each scenario's end.
-    """
-    policy = folder / POLICY
-    train_base_policy(policy, seed=seed, max_steps=max(60, round(200 * size)), conversations=scaled(4000, size))
-    train_reward_backbone(folder / REWARD, base_policy=policy, seed=seed, max_steps=scaled(2000, size))
-    model, tokenizer = load_policy(policy)
+    """Trains the base policy of a seed, and returns how satisfying it is in each scenario's end."""
+    train_base_policy(folder, seed=seed, max_steps=max(60, round(200 * size)), conversations=scaled(4000, size))
+    model, tokenizer = load_policy(folder)
     questions = scaled(_FINAL_QUESTIONS, size)
     answered = examine(model, tokenizer, questions=questions, answers=2 * _FINAL_ANSWERS, seed=seed)
     return {
@@ -201,9 +193,9 @@ def run_job(what: dict[str, Any], base: Path, result: Path) -> None:
 
     Args:
         what (`dict[str, Any]`):
-            Fields of a [`Run`], or the seeds of a base.
+            Fields of a [`Run`], or the seeds of a base policy.
         base (`Path`):
-            Folder of the base policy and the reward backbone.
+            Folder of the base policy.
         result (`Path`):
             File for the result.
     """
