@@ -85,3 +85,17 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> str:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def vllm_policy(tiny_policy: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A policy as tiny with heads as wide as vLLM's kernels need them, and with an opinion on what comes next."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("vllm-policy")
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(tiny_policy, head_dim=32, initializer_range=0.3)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_policy).save_pretrained(folder)
+    return str(folder)

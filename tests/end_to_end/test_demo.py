@@ -13,8 +13,8 @@ from online_trl.registry import ModelRegistry
 from online_trl.store import FeedbackStore
 from online_trl.types import ModelRole, VersionStatus
 
-# Least gain in satisfaction. Runs vary, since users chat while the policy trains; each run that the README reports had
-# gained more than twice as much after two rounds.
+# Least gain in satisfaction. Runs vary, since users chat while the policy trains; one gained 0.17 in one round, and
+# each of those that the README reports more than 0.2 in two.
 MARGIN = 0.1
 
 
@@ -23,10 +23,15 @@ def demo():
     """Starts demos; what is still running in the end is killed."""
     started = []
 
-    def start(folder, *arguments):
-        command = [sys.executable, "-m", "online_trl.cli", "demo", "--rounds", "2", "--output-dir", str(folder)]
+    def start(folder, *arguments, rounds):
+        command = [sys.executable, "-m", "online_trl.cli", "demo", "--output-dir", str(folder)]
         started.append(
-            subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            subprocess.Popen(
+                [*command, "--rounds", str(rounds), *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
         )
         return started[-1]
 
@@ -80,7 +85,7 @@ def check_log(folder):
 @pytest.mark.timeout(900)
 def test_grpo_is_stopped_resumed_and_makes_users_happier(demo, tmp_path):
     folder = tmp_path / "demo"
-    stopped = demo(folder, "--trainer", "grpo")
+    stopped = demo(folder, "--trainer", "grpo", rounds=1)
     _wait_for(folder / "training" / "round-1" / "checkpoint-10" / "trainer_state.json", stopped)
     stopped.send_signal(signal.SIGINT)
     output, _ = stopped.communicate(timeout=120)
@@ -90,19 +95,19 @@ def test_grpo_is_stopped_resumed_and_makes_users_happier(demo, tmp_path):
     before = _steps_trained(folder)
     assert before < 40
 
-    output = finish(demo(folder, "--trainer", "grpo", "--resume"))
+    output = finish(demo(folder, "--trainer", "grpo", "--resume", rounds=1))
     check_result(folder, output, "grpo")
     check_log(folder)
 
-    shown = finish(demo(folder, "--trainer", "grpo"))
-    assert "policy-0003" in shown
+    shown = finish(demo(folder, "--trainer", "grpo", rounds=1))
+    assert "policy-0002" in shown
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_ppo_makes_users_happier(demo, tmp_path):
     folder = tmp_path / "demo"
-    output = finish(demo(folder, "--trainer", "ppo"))
+    output = finish(demo(folder, "--trainer", "ppo", rounds=2))
     check_result(folder, output, "ppo")
     check_log(folder)
 
