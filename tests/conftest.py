@@ -13,6 +13,21 @@ import pytest
 from online_trl.store import FeedbackStore
 from postgresql import NoPostgreSQLError, running_postgresql
 
+LONGEST = (
+    "test_demo.py",
+    "test_sharding.py",
+    "test_readme.py",
+    "test_durability.py",
+    "test_recipes.py",
+    "test_resume.py",
+)
+"""Files that take two minutes and more each."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with the longest files, so that no worker is left with one of them when the others have nothing to do."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _imports_are_no_garbage() -> None:

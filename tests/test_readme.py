@@ -135,6 +135,7 @@ def test_the_trainer_in_python(workplace, tiny_policy, monkeypatch):
     assert names["trainer"].live_reward.version is not None
 
     snippet = _block("reward_initial_model=").replace("Skywork/Skywork-Reward-V2-Qwen3-0.6B", tiny_policy)
+    snippet = snippet.replace('"outputs/policy"', '"outputs/policy", use_cpu=True, bf16=False')
     exec(compile(snippet, "README.md", "exec"), names)
     assert names["args"].reward_initial_model == tiny_policy
 
@@ -273,6 +274,7 @@ def test_every_block_is_run_by_one_of_these_tests():
     run += ("accelerate launch", "online-trl import", "online-trl demo", "online-trl keys", "online-trl quarantine")
     run += (
         "reward_sources",
+        "reward_initial_model=",
         "online-trl canary",
         "online-trl evaluate",
         "online-trl run",
