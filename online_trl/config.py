@@ -210,14 +210,11 @@ class OnlineArguments(RefreshArguments):
         check_choice("long_prompts", self.long_prompts, (DROP, TRUNCATE))
         check_choice("refresh_mode", self.refresh_mode, (INLINE, FOLLOW))
         check_range("refresh_steps", self.refresh_steps, 0, None)
-        if self.reward_initial_model is None:
-            return
-        if self.refresh_mode == FOLLOW:
+        if self.reward_initial_model is not None and self.refresh_mode == FOLLOW:
             raise ConfigError(
                 "`reward_initial_model` is set, but with `refresh_mode` `follow` the reward model is made by "
                 "`recipes/reward_refresh.py`; give it there, as `model_name_or_path`"
             )
-        check_model("reward_initial_model", self.reward_initial_model)
 
 
 def check_model(setting: str, name: str | None) -> None:

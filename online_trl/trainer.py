@@ -21,7 +21,7 @@ from trl.trainer.utils import get_config_model_id
 
 from .callbacks import FollowRewardCallback, RefreshCallback
 from .checkpoint import CheckpointMixin
-from .config import DROP, FOLLOW, TRUNCATE, ConfigError, OnlineArguments, check_keys
+from .config import DROP, FOLLOW, TRUNCATE, ConfigError, OnlineArguments, check_keys, check_model
 from .data import OnlineDataCollator, PreferenceFeed
 from .distributed import broadcast_from_main
 from .prompts import PromptLimit
@@ -267,12 +267,15 @@ def reward_lora(args: Any) -> Any:
 
 def check_reward_config(args: Any) -> None:
     """
-    Finds a mistake in `reward_config` or `reward_lora` now, and not at the first refresh.
+    Finds a mistake in `reward_initial_model`, `reward_config` or `reward_lora` now, and not at the first refresh.
 
     Raises:
-        [`~online_trl.config.ConfigError`]: as [`reward_config`] and [`reward_lora`].
+        [`~online_trl.config.ConfigError`]: as [`~online_trl.config.check_model`], [`reward_config`] and
+            [`reward_lora`].
         `ValueError`: if TRL refuses a value.
     """
+    if args.reward_initial_model is not None:
+        check_model("reward_initial_model", args.reward_initial_model)
     reward_lora(args)
     with nested_trainer():
         reward_config(args)

@@ -17,6 +17,7 @@ from trl import RewardConfig, RewardTrainer
 from online_trl.config import ConfigError
 from online_trl.rewards.ensemble import disagreement
 from online_trl.rewards.reward_trainer import OnlineRewardConfig, OnlineRewardTrainer, save_merged
+from reward_models import save_reward_model
 
 sys.path.insert(0, str(Path(__file__).parent))
 from reward_runs import SETTINGS, answer, label, mixture, pair, statement, train
@@ -169,15 +170,8 @@ def test_the_saved_folder_is_a_plain_model_that_the_next_refresh_starts_from(tin
     assert not torch.isclose(new.model.score.weight, model.score.weight).any(dim=1).all()
 
 
-def save_with_one_head(policy, folder):
-    model = AutoModelForSequenceClassification.from_pretrained(policy, num_labels=1)
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(policy).save_pretrained(folder)
-    return model
-
-
 def test_the_head_of_an_ordinary_reward_model_becomes_each_of_the_ensemble(tiny_policy, tmp_path):
-    one = save_with_one_head(tiny_policy, tmp_path / "one")
+    one = save_reward_model(tiny_policy, tmp_path / "one")
     settings = {"num_heads": 4, "max_steps": 1}
     trainer = train(str(tmp_path / "one"), mixture(40), tmp_path, learning_rate=0.0, **settings)
     assert trainer.model.score.weight.equal(one.score.weight.expand(4, -1))
@@ -290,7 +284,7 @@ def test_a_stream_and_a_model_in_memory_are_trained_as_well(tiny_policy, tmp_pat
 @pytest.mark.parametrize("accelerate_config", ["accelerate_zero2_cpu.yaml", "accelerate_zero3_cpu.yaml"])
 def test_two_processes_train_shards_of_the_model_and_save_it_whole(accelerate_config, tiny_policy, tmp_path):
     script = Path(__file__).parent / "reward_runs.py"
-    one = save_with_one_head(tiny_policy, tmp_path / "one")
+    one = save_reward_model(tiny_policy, tmp_path / "one")
     config = ROOT / "ds_configs" / accelerate_config
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), str(script)]
     finished = subprocess.run(

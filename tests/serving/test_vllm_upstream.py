@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from online_trl.serving.process import ServerProcess
 from online_trl.store import FeedbackStore
 from online_trl.types import Interaction
-from served_log import free_port
+from serving.upstream import served
 
 pytestmark = [
     pytest.mark.skipif(
@@ -31,31 +28,9 @@ ON_A_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"
 
 @pytest.fixture(scope="module")
 def vllm(vllm_policy: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    port = free_port()
-    command = ["vllm", "serve", vllm_policy, "--port", str(port), "--host", "127.0.0.1", "--dtype", "float32"]
-    with (tmp_path_factory.mktemp("vllm") / "server.log").open("w+") as log:
-        process = subprocess.Popen(
-            [*command, "--enforce-eager", "--max-model-len", "128"],
-            env={**os.environ, **ON_A_CPU},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        try:
-            while not _answers(f"http://127.0.0.1:{port}/health"):
-                assert process.poll() is None, Path(log.name).read_text()[-3000:]
-                time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url).is_success
-    except httpx.TransportError:
-        return False
+    command = ["vllm", "serve", vllm_policy, "--dtype", "float32", "--enforce-eager", "--max-model-len", "128"]
+    with served(command, tmp_path_factory.mktemp("vllm") / "server.log", ON_A_CPU) as url:
+        yield url
 
 
 @pytest.fixture

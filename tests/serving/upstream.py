@@ -24,13 +24,20 @@ JSON = "application/json"
 @contextmanager
 def transformers_serve(model: Path, log: Path) -> Iterator[str]:
     """Serves a model with `transformers serve` and gives the base URL."""
+    program = str(Path(sys.executable).with_name("transformers"))
+    environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with served([program, "serve", str(model), "--device", "cpu"], log, environment) as url:
+        yield url
+
+
+@contextmanager
+def served(command: Sequence[str], log: Path, environment: dict[str, str]) -> Iterator[str]:
+    """Runs the command of a server on a free port of loopback, and gives the base URL once the server is healthy."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    program = str(Path(sys.executable).with_name("transformers"))
-    command = [program, "serve", str(model), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [*command, "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | environment)
     try:
         while True:
             assert process.poll() is None, log.read_text()

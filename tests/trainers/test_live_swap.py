@@ -5,12 +5,13 @@ import shutil
 
 import pandas
 import pytest
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+from transformers import TrainerCallback
 
 from feedback import WriteEachStep, add_comparisons
 from online_trl.registry import RegistryError
 from online_trl.rewards.scorer import LiveReward
 from online_trl.types import ModelRole
+from reward_models import save_reward_model
 from trainer_runs import REWARD, TRAINERS, logged, make
 
 
@@ -19,8 +20,7 @@ def publish(tiny_policy, registry):
     """Puts a reward version into service; returns its name."""
 
     def write(folder):
-        AutoModelForSequenceClassification.from_pretrained(tiny_policy, num_labels=1).save_pretrained(folder)
-        AutoTokenizer.from_pretrained(tiny_policy).save_pretrained(folder)
+        save_reward_model(tiny_policy, folder)
 
     def publish():
         version = registry.publish(ModelRole.REWARD, write)

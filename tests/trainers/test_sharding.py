@@ -12,8 +12,8 @@ import pandas
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from reward_models import save_reward_model
 from served_log import free_port
 from sharded_runs import SETTINGS, VARIANTS
 from trainer_runs import TRAINERS
@@ -38,8 +38,7 @@ def launched(tiny_policy, tmp_path_factory):
     """Returns the folder of the runs under an accelerate config, which are made when they are first asked for."""
     reward = str(tmp_path_factory.mktemp("reward"))
     torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_pretrained(tiny_policy, num_labels=1).save_pretrained(reward)
-    AutoTokenizer.from_pretrained(tiny_policy).save_pretrained(reward)
+    save_reward_model(tiny_policy, reward)
 
     @functools.cache
     def launch(config):

@@ -23,6 +23,7 @@ from online_trl.rewards.remote_scorer import RemoteScorer
 from online_trl.rewards.scorer import LiveReward
 from online_trl.rewards.sources import RewardSource
 from online_trl.types import ModelRole, VersionStatus
+from reward_models import save_reward_model
 from scoring_server import scoring_server
 from trainer_runs import REWARD, TRAINERS, brevity, broken, logged, make, ones
 
@@ -64,8 +65,7 @@ def test_a_failing_source_is_dropped_for_its_batch_alone(kind, tiny_policy, tmp_
 
 def test_a_reward_model_is_loaded_by_trl_and_its_scale_comes_back_from_a_checkpoint(tiny_policy, tmp_path, prompts):
     folder = str(tmp_path / "model")
-    AutoModelForSequenceClassification.from_pretrained(tiny_policy, num_labels=1).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_policy).save_pretrained(folder)
+    save_reward_model(tiny_policy, folder)
     rewards = [RewardSource(reward=folder, name="quality", normalise="running")]
     saving = {"save_strategy": "steps", "save_steps": 2}
     trainer = make("grpo", tiny_policy, tmp_path / "out", rewards, prompts, max_steps=2, **saving)

