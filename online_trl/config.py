@@ -217,29 +217,6 @@ class OnlineArguments(RefreshArguments):
             )
 
 
-def check_model(setting: str, name: str | None) -> None:
-    """
-    Checks that a model can be found, by its configuration alone.
-
-    Args:
-        setting (`str`):
-            Where it was named, for the message.
-        name (`str`, *optional*):
-            Hub id or folder.
-
-    Raises:
-        [`ConfigError`]: if it cannot.
-    """
-    from transformers import AutoConfig
-
-    if not name:
-        raise ConfigError(f"`{setting}` is not set: give a hub id or the folder of a model")
-    try:
-        AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the model `{name}`, which is the `{setting}`: {error}") from error
-
-
 def check_range(name: str, value: float, low: float, high: float | None) -> None:
     """
     Checks that a number lies within bounds.

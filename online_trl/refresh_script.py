@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import PartialState
 from trl import ModelConfig, TrlParser, get_peft_config
 
-from .config import ConfigError, RefreshArguments, check_config_file, check_model, check_range
+from .config import ConfigError, RefreshArguments, check_config_file, check_range
 from .data import PreferenceFeed
 from .distributed import broadcast_from_main
 from .registry import ModelRegistry
@@ -20,6 +20,7 @@ from .rewards.schedule import RefreshSchedule
 from .rewards.scorer import LiveReward
 from .script import open_log
 from .store.remote import PATIENCE
+from .trainer import check_model
 from .types import ModelRole
 
 

@@ -14,7 +14,7 @@ from trl import GRPOConfig, ModelConfig, ScriptArguments, TrlParser
 
 from .callbacks import StopCallback
 from .checkpoint import last_complete_checkpoint
-from .config import ConfigError, check_config_file, check_model
+from .config import ConfigError, check_config_file
 from .dataset_import import DatasetFormatError, import_dataset, load_hf_dataset
 from .distributed import broadcast_from_main, leave_process_group
 from .preferences import prompt_dataset
@@ -23,7 +23,7 @@ from .rewards.scorer import LiveReward
 from .rewards.source_options import LIVE, find_reward_source, read_reward_sources
 from .store import FeedbackStore, LogReader, StoreError, open_store
 from .store.remote import PATIENCE, is_server_url
-from .trainer import check_reward_config
+from .trainer import check_model, check_reward_config
 from .types import ModelRole, Purpose
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOConfig
 from trl.data_utils import is_conversational
@@ -21,7 +21,7 @@ from trl.trainer.utils import get_config_model_id
 
 from .callbacks import FollowRewardCallback, RefreshCallback
 from .checkpoint import CheckpointMixin
-from .config import DROP, FOLLOW, TRUNCATE, ConfigError, OnlineArguments, check_keys, check_model
+from .config import DROP, FOLLOW, TRUNCATE, ConfigError, OnlineArguments, check_keys
 from .data import OnlineDataCollator, PreferenceFeed
 from .distributed import broadcast_from_main
 from .prompts import PromptLimit
@@ -265,12 +265,33 @@ def reward_lora(args: Any) -> Any:
     return LoraConfig(**args.reward_lora)
 
 
+def check_model(setting: str, name: str | None) -> None:
+    """
+    Checks that a model can be found, by its configuration alone.
+
+    Args:
+        setting (`str`):
+            Where it was named, for the message.
+        name (`str`, *optional*):
+            Hub id or folder.
+
+    Raises:
+        [`~online_trl.config.ConfigError`]: if it cannot.
+    """
+    if not name:
+        raise ConfigError(f"`{setting}` is not set: give a hub id or the folder of a model")
+    try:
+        AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the model `{name}`, which is the `{setting}`: {error}") from error
+
+
 def check_reward_config(args: Any) -> None:
     """
     Finds a mistake in `reward_initial_model`, `reward_config` or `reward_lora` now, and not at the first refresh.
 
     Raises:
-        [`~online_trl.config.ConfigError`]: as [`~online_trl.config.check_model`], [`reward_config`] and
+        [`~online_trl.config.ConfigError`]: as [`check_model`], [`reward_config`] and
             [`reward_lora`].
         `ValueError`: if TRL refuses a value.
     """
