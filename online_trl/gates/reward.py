@@ -77,8 +77,9 @@ def reward_gate(
 
     Args:
         candidate (`Sequence[float]`):
-            How right it is about each held-out statement, in [0, 1], as
-            [`~online_trl.rewards.judging.correctness`] says.
+            How right it is about each held-out statement, as [`~online_trl.rewards.judging.correctness`] says. Where
+            labels are among them, as [`~online_trl.rewards.judging.pseudo_values`], for otherwise the level does not
+            hold.
         live (`Sequence[float]`, *optional*):
             The same of the version in service, for the same statements; `None` if there is none to measure it against.
         weights (`Sequence[float]`, *optional*):

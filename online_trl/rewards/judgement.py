@@ -12,8 +12,11 @@ from ..preferences import statement_key
 from ..types import GateDecision, PreferencePair, Statement, UnpairedLabel
 from .anchors import AnchorSet, Standard
 from .calibration import Calibration, calibration, logistic, pair_calibration
-from .judging import correctness, judging_weights
+from .judging import correctness, judging_weights, pseudo_values
 from .scorer import RewardScorer
+
+# An alarm comes before it, and what is confirmed by mistake is judged again by the next refresh.
+_CONFIRMING_LEVEL = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +91,19 @@ def judge(
         {} if scorer is None else _scores(scorer, judged, audited, since) for scorer in (candidate, live)
     )
     weights, scores = judging_weights(judged), [known[statement_key(each)] for each in judged]
-    correct = _correctness(judged, known)
+    correct = _told(judged, known)
     comparison = None
     if live is not None:
         of_live = live.raw_scores(anchors.conversations).mean(dim=1)
         comparison = compare_anchors(raw.mean(dim=1).tolist(), of_live.tolist())
     decision = reward_gate(
         correct,
-        None if live is None else _correctness(judged, live_known),
+        None if live is None else _told(judged, live_known),
         weights=weights,
         anchors=comparison,
     )
     confirms = live is not None and is_better(
-        _correctness(since, known), _correctness(since, live_known), weights=judging_weights(since)
+        _told(since, known), _told(since, live_known), weights=judging_weights(since), level=_CONFIRMING_LEVEL
     )
     if confirms:
         decision = GateDecision(
@@ -113,7 +116,7 @@ def judge(
         confirms_change=confirms,
         judged=tuple(judged),
         accuracy=_mean(correct, weights),
-        audit_accuracy=_mean(_correctness(audited, known), judging_weights(audited)),
+        audit_accuracy=_mean(_told(audited, known), judging_weights(audited)),
         audited=len(audited),
         spread=float(raw.mean(dim=1).std(correction=0)),
         pair_calibration=_pair_calibration(judged, scores),
@@ -134,8 +137,10 @@ def _scores(scorer: RewardScorer, *slices: Sequence[Statement]) -> dict[str, lis
     return dict(zip(statements, mean_scores(scorer, list(statements.values())), strict=True))
 
 
-def _correctness(statements: Sequence[Statement], known: Mapping[str, Sequence[float]]) -> list[float]:
-    return correctness(statements, [known[statement_key(each)] for each in statements])
+def _told(statements: Sequence[Statement], known: Mapping[str, Sequence[float]]) -> list[float]:
+    """What each statement says of how right a model is, in numbers that are as noisy as they look."""
+    scores = [known[statement_key(each)] for each in statements]
+    return pseudo_values(statements, correctness(statements, scores))
 
 
 def _pair_calibration(judged: Sequence[Statement], scores: Sequence[Sequence[float]]) -> Calibration:

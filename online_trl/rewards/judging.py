@@ -56,6 +56,33 @@ def correctness(statements: Sequence[Statement], scores: Sequence[Sequence[float
     return correct
 
 
+def pseudo_values(statements: Sequence[Statement], correct: Sequence[float]) -> list[float]:
+    """
+    Returns a number for each statement whose mean is that of `correct`, and whose spread tells how noisy the mean is.
+
+    For comparisons they are the same. Labels are judged against each other, so that the luck of a few of one kind is
+    in the share of every one of the other: taken for independent, they would seem to agree far more than they do. The
+    deviation of each is divided by the share of the labels' weight that its kind has, so that the variance is that of
+    an AUC (DeLong et al., https://doi.org/10.2307/2531595).
+
+    Args:
+        statements (`Sequence[Statement]`):
+            All of one slice.
+        correct (`Sequence[float]`):
+            How right the scores are about each, from [`correctness`].
+    """
+    values, weight = np.array(correct, dtype=float), np.asarray([each.weight for each in statements], dtype=float)
+    verdict = np.asarray([each.label if isinstance(each, UnpairedLabel) else math.nan for each in statements], float)
+    ups, downs = (~np.isnan(values) & (verdict == label) for label in (1, 0))
+    of_ups, of_downs = weight[ups].sum(), weight[downs].sum()
+    if of_ups > 0 and of_downs > 0:
+        accuracy = np.average(values[ups], weights=weight[ups])
+        for kind, of_kind in ((ups, of_ups), (downs, of_downs)):
+            values[kind] = accuracy + (values[kind] - accuracy) * (of_ups + of_downs) / of_kind
+    result: list[float] = values.tolist()
+    return result
+
+
 def judging_weights(statements: Sequence[Statement]) -> list[float]:
     """
     Returns how much each statement counts when a version is judged: its weight, or 0 if it puts no answer above

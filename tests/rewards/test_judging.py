@@ -1,8 +1,10 @@
 import math
 
+import numpy as np
 import pytest
 
-from online_trl.rewards.judging import correctness, judging_weights
+from online_trl.gates import reward_gate
+from online_trl.rewards.judging import correctness, judging_weights, pseudo_values
 from online_trl.types import FeedbackKind, PreferencePair, Ranking, UnpairedLabel
 
 ANSWER = [{"role": "assistant", "content": "yes"}]
@@ -82,3 +84,45 @@ def test_every_answer_has_a_score():
         correctness([pair(), pair()], [[1.0, 0.0]])
     with pytest.raises(ValueError, match="statement 1 has 3 answers and 2 scores"):
         correctness([pair(), ranking(1, 2, 3)], [[1.0, 0.0], [1.0, 0.0]])
+
+
+def test_pseudo_values_have_the_mean_of_the_shares_and_the_spread_of_an_auc():
+    statements = [pair(), *[label(True)] * 3, label(False)]
+    correct = [1.0, 1.0, 1.0, 0.0, 2 / 3]
+    values = pseudo_values(statements, correct)
+    # The mean of the labels is 2/3; three quarters of them are thumbs up.
+    assert values == pytest.approx([1.0, *[2 / 3 + (share - 2 / 3) * 4 / 3 for share in (1.0, 1.0, 0.0)], 2 / 3])
+    assert np.mean(values) == pytest.approx(np.mean(correct))
+
+
+def test_pseudo_values_go_by_weight_and_leave_out_what_is_not_a_number():
+    statements = [label(True, 3.0), label(True), label(False, 0.5), label(False)]
+    scores = [[2.0], [0.0], [1.0], [math.nan]]
+    correct = correctness(statements, scores)
+    values = pseudo_values(statements, correct)
+    assert correct[:3] == [1.0, 0.0, 0.75]
+    assert values[:3] == pytest.approx([0.75 + 0.25 * 9 / 8, 0.75 - 0.75 * 9 / 8, 0.75])
+    assert math.isnan(values[3])
+    weights = [3.0, 1.0, 0.5]
+    assert np.average(values[:3], weights=weights) == pytest.approx(np.average(correct[:3], weights=weights))
+
+
+@pytest.mark.parametrize("statements", [[], [label(True)] * 3, [pair(), label(False), ranking(1, 1)]])
+def test_without_opposites_pseudo_values_are_what_they_are_made_of(statements):
+    correct = [0.5] * len(statements)
+    assert pseudo_values(statements, correct) == correct
+
+
+def test_a_model_that_is_no_worse_on_thumbs_is_refused_as_seldom_as_the_level_says():
+    rng = np.random.default_rng(0)
+    statements = [label(number % 5 > 0) for number in range(60)]
+    weights = judging_weights(statements)
+    refused = {"as they are": 0, "pseudo": 0}
+    for _ in range(100):
+        shares = [correctness(statements, rng.normal(size=(60, 1)).tolist()) for _ in range(2)]
+        pseudo = [pseudo_values(statements, each) for each in shares]
+        for name, (candidate, live) in (("as they are", shares), ("pseudo", pseudo)):
+            decision = reward_gate(candidate, live, weights=weights, min_accuracy=0.0)
+            refused[name] += not decision.accepted
+    assert refused["pseudo"] <= 10
+    assert refused["as they are"] > 15
