@@ -4,6 +4,9 @@ How often drift is seen where there is none, how soon where there is, and when i
 A version is right about each arriving statement with a given probability, which falls slowly (from 0.78 to 0.70 over
 3000 statements, as pairs grow harder while the policy improves) or at once, after 600 statements (from 0.75).
 
+Where people only give thumbs, and nearly all of them up, statements are not independent: they are judged against the
+few of the other kind.
+
 A change becomes certain when a version is wrong more often than right within three intervals from an alarm. Where some
 begin to vote the opposite of what they like, it should not while they are fewer than half.
 """
@@ -20,8 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 from online_trl.rewards.drift import DriftAlarm, DriftDetector, is_reversed
+from online_trl.rewards.judging import correctness, evidence_weights
+from online_trl.types import Message, UnpairedLabel
 
 INTERVAL = 100
+HELD_OUT = 300
 BEFORE_THE_FLIP = 600
 
 Line = dict[str, Any]
@@ -49,6 +55,37 @@ def false_alarms(rates: np.ndarray, name: str, *, runs: int) -> Line:
         "false alarms": alarms,
         "one in": round(intervals / alarms) if alarms else None,
     }
+
+
+def false_alarms_of_thumbs(ups: float, *, runs: int, intervals: int = 30) -> Line:
+    """Counts alarms where nothing happens and all that people give is a thumb, so often up."""
+    rng = np.random.default_rng(0)
+    alarms = sum(_alarms_of_thumbs(ups, intervals, rng) for _ in range(runs))
+    return {
+        "stream": f"thumbs, {ups:.0%} up",
+        "intervals of 100": runs * intervals,
+        "false alarms": alarms,
+        "one in": round(runs * intervals / alarms) if alarms else None,
+    }
+
+
+def _alarms_of_thumbs(ups: float, intervals: int, rng: np.random.Generator) -> int:
+    detector, heldout, alarms = DriftDetector(), list[tuple[UnpairedLabel, float]](), 0
+    for start in range(0, intervals * INTERVAL, INTERVAL):
+        verdicts = (rng.random(INTERVAL) < ups).tolist()
+        # Answers with a thumb up score higher by one standard deviation.
+        new = [(_thumb(verdict), rng.normal() + verdict) for verdict in verdicts]
+        statements, scores = zip(*heldout, *new, strict=True)
+        correct = correctness(statements, [[score] for score in scores])[len(heldout) :]
+        weights = evidence_weights(statements)[len(heldout) :]
+        alarms += detector.update(correct, range(start, start + INTERVAL), weights) is not None
+        heldout = [*heldout, *new[: INTERVAL // 5]][-HELD_OUT:]
+    return alarms
+
+
+def _thumb(up: bool) -> UnpairedLabel:
+    message = Message(role="assistant", content="…")
+    return UnpairedLabel(prompt=[message], completion=[message], label=up, score=float(up), seq=0, feedback_ids=())
 
 
 def delays(after: float, *, runs: int, rows: int = 1400) -> Line:
@@ -115,6 +152,7 @@ def main() -> None:
         "false_alarms": [
             false_alarms(np.linspace(0.78, 0.70, 3000), "0.78, slowly falling to 0.70", runs=args.runs),
             false_alarms(np.full(3000, 0.75), "0.75 throughout", runs=args.runs),
+            *(false_alarms_of_thumbs(ups, runs=args.runs) for ups in (0.5, 0.8, 0.95, 0.98)),
         ],
         "delays": [delays(after, runs=args.runs) for after in (0.45, 0.60)],
         "certainties": [certainties(opposed, runs=args.runs) for opposed in (0.3, 0.4, 0.45, 0.5, 0.7, 1.0)],

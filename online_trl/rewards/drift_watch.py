@@ -11,7 +11,7 @@ from ..preferences import PreferenceBatch, cap_user_shares
 from ..types import UnpairedLabel
 from .drift import DriftAlarm, DriftDetector, is_reversed
 from .judgement import mean_scores
-from .judging import correctness, judging_weights
+from .judging import correctness, evidence_weights
 from .memory import ChangePoint, StatementMemory
 from .scorer import RewardScorer
 
@@ -109,7 +109,7 @@ class DriftWatch:
         old = [each for each in self.memory.heldout() if isinstance(each, UnpairedLabel)]
         both = [*old, *new]
         correct = correctness(both, mean_scores(scorer, both))[len(old) :]
-        weights = judging_weights(both)[len(old) :]
+        weights = evidence_weights(both)[len(old) :]
         rows = [
             _Heard(each.seq, each.said_at, each.voice, not isinstance(each, UnpairedLabel), *told)
             for each, *told in zip(new, correct, weights, strict=True)

@@ -92,6 +92,22 @@ def judging_weights(statements: Sequence[Statement]) -> list[float]:
     return [statement.weight if _orders(statement, len(verdicts) == 2) else 0.0 for statement in statements]
 
 
+def evidence_weights(statements: Sequence[Statement]) -> list[float]:
+    """
+    Returns how much each statement counts where all are taken for independent, as by the test for drift: its judging
+    weight, and of a label `4 p (1 - p)` of it, where `p` of the labels' weight are thumbs up. If few are of one kind,
+    the luck of these few is in the share of every other.
+    """
+    weights = judging_weights(statements)
+    labels = [index for index, each in enumerate(statements) if isinstance(each, UnpairedLabel)]
+    total = sum(weights[index] for index in labels)
+    if total > 0:
+        ups = sum(weights[index] for index in labels if getattr(statements[index], "label", False)) / total
+        for index in labels:
+            weights[index] *= 4 * ups * (1 - ups)
+    return weights
+
+
 def _orders(statement: Statement, labels_have_opposites: bool) -> bool:
     if isinstance(statement, UnpairedLabel):
         return labels_have_opposites

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from drift import certainties, delays, false_alarms
+from drift import certainties, delays, false_alarms, false_alarms_of_thumbs
 from online_trl.rewards.drift import DriftDetector
 
 RIGHT, WRONG = 1.0, 0.0
@@ -94,6 +94,12 @@ def test_a_slow_decline_gives_fewer_false_alarms_than_one_in_50_intervals():
     line = false_alarms(np.linspace(0.78, 0.70, 3000), "", runs=15)
     assert line["intervals of 100"] == 450
     assert line["false alarms"] <= 7
+
+
+def test_thumbs_that_are_nearly_all_up_give_fewer_false_alarms_than_one_in_50_intervals():
+    line = false_alarms_of_thumbs(0.98, runs=10)
+    assert line["intervals of 100"] == 300
+    assert line["false alarms"] <= 3
 
 
 @pytest.mark.parametrize(("after", "median", "missed"), [(0.45, 60, 0), (0.60, 250, 1)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from online_trl.gates import reward_gate
-from online_trl.rewards.judging import correctness, judging_weights, pseudo_values
+from online_trl.rewards.judging import correctness, evidence_weights, judging_weights, pseudo_values
 from online_trl.types import FeedbackKind, PreferencePair, Ranking, UnpairedLabel
 
 ANSWER = [{"role": "assistant", "content": "yes"}]
@@ -105,6 +105,14 @@ def test_pseudo_values_go_by_weight_and_leave_out_what_is_not_a_number():
     assert math.isnan(values[3])
     weights = [3.0, 1.0, 0.5]
     assert np.average(values[:3], weights=weights) == pytest.approx(np.average(correct[:3], weights=weights))
+
+
+def test_labels_are_evidence_as_far_as_there_are_of_both_kinds():
+    statements = [pair(0.5), label(True, 0.6), *[label(True)] * 3, label(False, 0.4)]
+    # 3.6 of the 4 that the labels weigh are thumbs up.
+    assert evidence_weights(statements) == pytest.approx([0.5, *(weight * 0.36 for weight in (0.6, 1, 1, 1, 0.4))])
+    assert evidence_weights([pair(), label(True)]) == [1.0, 0.0]
+    assert evidence_weights([]) == []
 
 
 @pytest.mark.parametrize("statements", [[], [label(True)] * 3, [pair(), label(False), ranking(1, 1)]])
