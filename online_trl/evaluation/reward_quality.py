@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 
 import numpy as np
 
 from ..estimates import mean_estimate
 from ..rewards.calibration import pair_calibration
-from ..rewards.judging import correctness, judging_weights
+from ..rewards.judging import correctness, judging_weights, pseudo_values
 from ..types import AccuracyPoint, Estimate, PreferencePair, Statement
 
 _UNIT = (0.0, 1.0)
@@ -28,7 +29,7 @@ class RewardQuality:
         ece (`float`):
             Expected calibration error on the pairs among them; NaN without any.
         over_feedback (`tuple[AccuracyPoint, ...]`):
-            Its accuracy on consecutive stretches of them, the oldest first.
+            Its accuracy on consecutive stretches of them, each judged by itself, the oldest first.
         by_version (`tuple[AccuracyPoint, ...]`):
             How each version did when it was published.
     """
@@ -63,32 +64,27 @@ def reward_quality(
         by_version (`Sequence[AccuracyPoint]`, *optional*):
             How each version did when it was published.
     """
-    weights = judging_weights(statements)
-    correct = correctness(statements, scores)
-    judged = sorted(
-        (each.seq, each.voice, value)
-        for each, value, weight in zip(statements, correct, weights, strict=True)
-        if weight > 0
-    )
-    parts = [part for part in np.array_split(np.arange(len(judged)), stretches) if part.size]
+    counted = compress(zip(statements, scores, strict=True), judging_weights(statements))
+    rows = sorted(counted, key=lambda row: row[0].seq)
+    parts = [[rows[index] for index in part] for part in np.array_split(np.arange(len(rows)), stretches) if part.size]
+    points = [(f"{part[0][0].seq}-{part[-1][0].seq}", _accuracy(part)) for part in parts]
     return RewardQuality(
         version=version,
-        accuracy=_accuracy(judged) if judged else None,
+        accuracy=_accuracy(rows),
         ece=_ece(statements, scores),
-        over_feedback=tuple(_point([judged[index] for index in part]) for part in parts),
+        over_feedback=tuple(AccuracyPoint(at, accuracy) for at, accuracy in points if accuracy is not None),
         by_version=tuple(by_version),
     )
 
 
-_Judged = tuple[int, str, float]
-
-
-def _accuracy(judged: Sequence[_Judged]) -> Estimate:
-    return mean_estimate([value for _, _, value in judged], clusters=[voice for _, voice, _ in judged], bounds=_UNIT)
-
-
-def _point(judged: Sequence[_Judged]) -> AccuracyPoint:
-    return AccuracyPoint(f"{judged[0][0]}-{judged[-1][0]}", _accuracy(judged))
+def _accuracy(rows: Sequence[tuple[Statement, Sequence[float]]]) -> Estimate | None:
+    """Judges by these statements alone, all alike; `None` if they put no answer above another."""
+    statements = [replace(statement, weight=1.0) for statement, _ in rows]
+    values = pseudo_values(statements, correctness(statements, [scores for _, scores in rows]))
+    judged = list(compress(zip(values, statements, strict=True), judging_weights(statements)))
+    if not judged:
+        return None
+    return mean_estimate([value for value, _ in judged], clusters=[each.voice for _, each in judged], bounds=_UNIT)
 
 
 def _ece(statements: Sequence[Statement], scores: Sequence[Sequence[float]]) -> float:
