@@ -38,6 +38,7 @@ def test_both_sides_do_the_same_work_and_only_ours_refreshes(models, tmp_path):
     assert [column.header for column in table.columns][3:6] == ["generation", "scoring", "refresh"]
 
 
+@pytest.mark.slow
 def test_the_two_of_a_pair_take_turns_after_each_rollout(models, tmp_path):
     arms = [
         Arm(trainer="ppo", ours=True, models=models, epochs=2, **TINY),
