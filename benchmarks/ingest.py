@@ -16,7 +16,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,8 @@ DATABASES = ("sqlite", "postgresql")
 CLIENTS = (1, 8, 64)
 BATCHES = (1, 100)
 FRESH_PAIRS = 512
-
+# About as long as a read.
+_CALCULATION = 600_000
 
 Line = dict[str, Any]
 
@@ -167,7 +168,10 @@ def measure_growth(rig: Rig, args: argparse.Namespace) -> list[Line]:
 
 
 def measure_reading(rig: Rig, args: argparse.Namespace) -> list[Line]:
-    """Reads the newest interval that holds a batch of preferences, again and again."""
+    """
+    Reads the newest interval that holds a batch of preferences, again and again. In between stands a calculation that
+    is always the same: what its slowest turns take longer than the usual ones is the machine's doing.
+    """
     lines = []
     for name in args.databases:
         url, _ = rig.filled(name, "reading", args.rows)
@@ -175,22 +179,29 @@ def measure_reading(rig: Rig, args: argparse.Namespace) -> list[Line]:
             upto = store.latest_seq()
             # A pair is three rows: two answers and a comparison.
             after = max(0, upto - 3 * FRESH_PAIRS)
-            times = []
+            reads, calculations = [], []
             for _ in range(args.reads):
                 begin = time.perf_counter()
                 pairs = len(read_preferences(store, after=after, upto=upto).pairs)
-                times.append(1000 * (time.perf_counter() - begin))
-        times.sort()
+                end = time.perf_counter()
+                sum(number * number for number in range(_CALCULATION))
+                reads.append(1000 * (end - begin))
+                calculations.append(1000 * (time.perf_counter() - end))
         lines.append(
             {
                 "database": name,
                 "rows in log": upto,
                 "pairs": pairs,
-                "p50 ms": round(times[len(times) // 2], 1),
-                "p99 ms": round(times[len(times) * 99 // 100], 1),
+                **{f"{part} ms": round(value, 1) for part, value in _percentiles(reads).items()},
+                **{f"calculation {part} ms": round(value, 1) for part, value in _percentiles(calculations).items()},
             }
         )
     return lines
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float]:
+    ordered = sorted(values)
+    return {"p50": ordered[len(ordered) // 2], "p99": ordered[len(ordered) * 99 // 100]}
 
 
 def _median(values: Iterable[float]) -> float:

@@ -211,6 +211,7 @@ def _create_engine(url: sa.URL) -> sa.Engine:
         options["pool_use_lifo"] = True
     else:
         options |= {"isolation_level": "READ COMMITTED", "pool_pre_ping": True}
+        options["json_deserializer"] = _decode_bytes
     try:
         engine = sa.create_engine(url.set(drivername=_DRIVERS[url.drivername]), **options)
     except ImportError as error:
@@ -228,6 +229,11 @@ def _create_engine(url: sa.URL) -> sa.Engine:
 def _decode(text: str) -> Any:
     # An encoder wrote it: there is no white space around it to look for, which takes longer than decoding a message.
     return _JSON.raw_decode(text)[0]
+
+
+def _decode_bytes(text: bytes) -> Any:
+    # They are UTF-8; to find that out takes as long as the rest.
+    return _decode(text.decode())
 
 
 def _create_folder(url: sa.URL) -> None:
