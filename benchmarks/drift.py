@@ -48,24 +48,22 @@ def false_alarms(rates: np.ndarray, name: str, *, runs: int) -> Line:
     """Counts alarms where nothing happens."""
     rng = np.random.default_rng(0)
     alarms = sum(len(watch(rates, rng)) for _ in range(runs))
-    intervals = runs * rates.size // INTERVAL
-    return {
-        "stream": name,
-        "intervals of 100": intervals,
-        "false alarms": alarms,
-        "one in": round(intervals / alarms) if alarms else None,
-    }
+    return _counted(name, runs * rates.size // INTERVAL, alarms)
 
 
 def false_alarms_of_thumbs(ups: float, *, runs: int, intervals: int = 30) -> Line:
     """Counts alarms where nothing happens and all that people give is a thumb, so often up."""
     rng = np.random.default_rng(0)
     alarms = sum(_alarms_of_thumbs(ups, intervals, rng) for _ in range(runs))
+    return _counted(f"thumbs, {ups:.0%} up", runs * intervals, alarms)
+
+
+def _counted(stream: str, intervals: int, alarms: int) -> Line:
     return {
-        "stream": f"thumbs, {ups:.0%} up",
-        "intervals of 100": runs * intervals,
+        "stream": stream,
+        "intervals of 100": intervals,
         "false alarms": alarms,
-        "one in": round(runs * intervals / alarms) if alarms else None,
+        "one in": round(intervals / alarms) if alarms else None,
     }
 
 

@@ -16,7 +16,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from rich.table import Table
 
 from bare import bare_rows_per_second, fill
 from ingest_server import commits, running_server
-from load import Load, Replies, run_load
+from load import Load, Replies, percentiles_ms, run_load
 from online_trl.preferences import read_preferences
 from online_trl.store import FeedbackStore
 from postgresql import running_postgresql
@@ -185,23 +185,21 @@ def measure_reading(rig: Rig, args: argparse.Namespace) -> list[Line]:
                 pairs = len(read_preferences(store, after=after, upto=upto).pairs)
                 end = time.perf_counter()
                 sum(number * number for number in range(_CALCULATION))
-                reads.append(1000 * (end - begin))
-                calculations.append(1000 * (time.perf_counter() - end))
+                reads.append(end - begin)
+                calculations.append(time.perf_counter() - end)
+        (p50, p99), (calculation_p50, calculation_p99) = percentiles_ms(reads), percentiles_ms(calculations)
         lines.append(
             {
                 "database": name,
                 "rows in log": upto,
                 "pairs": pairs,
-                **{f"{part} ms": round(value, 1) for part, value in _percentiles(reads).items()},
-                **{f"calculation {part} ms": round(value, 1) for part, value in _percentiles(calculations).items()},
+                "p50 ms": round(p50, 1),
+                "p99 ms": round(p99, 1),
+                "calculation p50 ms": round(calculation_p50, 1),
+                "calculation p99 ms": round(calculation_p99, 1),
             }
         )
     return lines
-
-
-def _percentiles(values: Sequence[float]) -> dict[str, float]:
-    ordered = sorted(values)
-    return {"p50": ordered[len(ordered) // 2], "p99": ordered[len(ordered) * 99 // 100]}
 
 
 def _median(values: Iterable[float]) -> float:

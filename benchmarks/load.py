@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import count, cycle, islice
 from pathlib import Path
@@ -108,12 +108,18 @@ async def _send(load: Load) -> Replies:
     await asyncio.gather(*(done for _, done in clients))
     # What was under way at the deadline counts with the time that it took, however long.
     replies = [(now, seconds) for client, _ in clients for now, seconds in client.replies if now >= begin]
-    taken = sorted(seconds for _, seconds in replies)
+    p50_ms, p99_ms = percentiles_ms(seconds for _, seconds in replies)
     return Replies(
         rows_per_second=len(replies) * load.batch / (max(now for now, _ in replies) - begin),
-        p50_ms=1000 * taken[len(taken) // 2],
-        p99_ms=1000 * taken[len(taken) * 99 // 100],
+        p50_ms=p50_ms,
+        p99_ms=p99_ms,
     )
+
+
+def percentiles_ms(seconds: Iterable[float]) -> tuple[float, float]:
+    """Returns the median of times and their 99th percentile, in milliseconds."""
+    taken = sorted(seconds)
+    return 1000 * taken[len(taken) // 2], 1000 * taken[len(taken) * 99 // 100]
 
 
 def _requests(load: Load) -> Iterator[bytes]:

@@ -291,8 +291,7 @@ def check_reward_config(args: Any) -> None:
     Finds a mistake in `reward_initial_model`, `reward_config` or `reward_lora` now, and not at the first refresh.
 
     Raises:
-        [`~online_trl.config.ConfigError`]: as [`check_model`], [`reward_config`] and
-            [`reward_lora`].
+        [`~online_trl.config.ConfigError`]: as [`check_model`], [`reward_config`] and [`reward_lora`].
         `ValueError`: if TRL refuses a value.
     """
     if args.reward_initial_model is not None:
