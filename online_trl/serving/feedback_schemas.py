@@ -165,7 +165,7 @@ class MetricRequest(BaseModel):
     episode_id: Annotated[str | None, AfterValidator(_refuse_episode)] = Field(None, description="Not supported.")
     value: StrictBool | Annotated[float, Field(strict=True)] | Text | list[ContentBlock]
     tags: dict[Name, Text] = Field(default_factory=dict)
-    dryrun: Annotated[bool | None, AfterValidator(_refuse_dry_run)] = Field(None, description="Not supported.")
+    dryrun: Annotated[StrictBool | None, AfterValidator(_refuse_dry_run)] = Field(None, description="Not supported.")
 
     def feedback(self, settings: ServerSettings, *, idempotency_key: str | None = None) -> Feedback:
         """Returns it as a row for the log; see [`FeedbackRequest.feedback`]."""

@@ -64,11 +64,11 @@ class Ids(Query):
     ids: list[Text] = Field(max_length=LOOKUP_NAMES)
 
 
-class InteractionIds(Ids, TokensOption):
+class InteractionIds(Ids, TokensOption, strict=True):
     """Interactions by id."""
 
 
-class Sessions(TokensOption):
+class Sessions(TokensOption, strict=True):
     """Conversations, up to a position in the log."""
 
     session_ids: list[Text] = Field(max_length=LOOKUP_NAMES)

@@ -48,3 +48,12 @@ def test_page_has_a_largest_size(url: str):
     page = {"after": 0, "upto": 0}
     for limit, status in ((0, 422), (1, 200), (1000, 200), (1001, 422)):
         assert httpx.get(f"{url}/feedback", params=page | {"limit": limit}).status_code == status
+
+
+def test_what_a_body_says_is_of_the_type_that_the_description_names(url: str):
+    for name, body in (
+        ("get-interactions", {"ids": [], "tokens": 0}),
+        ("session-interactions", {"session_ids": [], "upto": "0"}),
+    ):
+        assert httpx.post(f"{url}/{name}", json=body).status_code == 422
+    assert httpx.post(f"{url}/get-interactions", json={"ids": [], "tokens": False}).status_code == 200
