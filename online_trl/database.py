@@ -17,6 +17,7 @@ from sqlite3 import sqlite_version_info
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic_core import to_json
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError, StatementError
 
@@ -201,7 +202,7 @@ def _parse(text: str) -> sa.URL:
 
 
 def _create_engine(url: sa.URL) -> sa.Engine:
-    options: dict[str, Any] = {"hide_parameters": True}
+    options: dict[str, Any] = {"hide_parameters": True, "json_serializer": _encode}
     if url.drivername == "sqlite":
         _create_folder(url)
         # The driver's own transactions begin too late to exclude other writers; `_begin` begins them.
@@ -224,6 +225,11 @@ def _create_engine(url: sa.URL) -> sa.Engine:
     else:
         event.listen(engine, "connect", lambda connection, record: _wait_for_disk(connection))
     return engine
+
+
+def _encode(value: Any) -> str:
+    # Several times as fast as the standard library's for a value as short as most are here.
+    return to_json(value).decode()
 
 
 def _decode(text: str) -> Any:
