@@ -19,6 +19,7 @@ from ..store import (
     UnknownFeedbackError,
     UnknownInteractionError,
     UnknownUserError,
+    UnstorableError,
 )
 from ..types import InvalidRecordError
 from .engine import (
@@ -74,6 +75,7 @@ _REPLIES: dict[type[Exception], tuple[int, str, str | None, str | None]] = {
     UnknownUserError: (404, _INVALID, "user_id", "user_not_found"),
     NotQuarantinedError: (404, _INVALID, "feedback_ids", "feedback_not_found"),
     IdempotencyConflictError: (409, _INVALID, "idempotency_key", "idempotency_conflict"),
+    UnstorableError: (422, _INVALID, None, "unstorable"),
     StoreError: (503, _SERVER, None, "store_unavailable"),
 }
 

@@ -13,7 +13,7 @@ import re
 import uuid
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, JsonValue, StrictBool, model_validator
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, JsonValue, StrictBool, Tag, model_validator
 
 from ..types import ANONYMOUS, Feedback, InvalidRecordError, utcnow
 from . import scores
@@ -27,6 +27,20 @@ SCORE_EVENT = "score-create"
 
 _TRACE_ID = re.compile("[0-9a-f]{32}")
 _TEXT_TYPES = ("CATEGORICAL", "TEXT", "CORRECTION")
+_METADATA_TAG, _USER = "metadata", "userId"
+
+
+def _tag(value: JsonValue) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _tags(metadata: JsonValue) -> dict[str, str]:
+    if metadata is None:
+        return {}
+    named = metadata if isinstance(metadata, dict) else {_METADATA_TAG: metadata}
+    if not isinstance(named.get(_USER) or ANONYMOUS, str):
+        raise ValueError(f"`{_USER}` names the user and must be a text")
+    return {name: _tag(value) for name, value in named.items()}
 
 
 class Score(BaseModel):
@@ -35,8 +49,8 @@ class Score(BaseModel):
 
     `BOOLEAN` (0 or 1) is a thumb; `NUMERIC` is a rating within the bounds that the server's setting `rating_bounds`
     has for the name, 0 and 1 by default; `CORRECTION` is the user's own rewrite of the answer; `TEXT` is a comment;
-    `CATEGORICAL` is an implicit signal `name=value`. The name becomes the tag `metric_name`, the metadata become tags;
-    `userId` among them names the user.
+    `CATEGORICAL` is an implicit signal `name=value`. The name becomes the tag `metric_name`, the metadata become tags,
+    or the tag `metadata` if they are no object; `userId` among them names the user.
     """
 
     id: Name | None = None
@@ -47,7 +61,9 @@ class Score(BaseModel):
     value: StrictBool | Annotated[float, Field(strict=True)] | Text
     data_type: DataType | None = Field(None, alias="dataType")
     comment: Text | None = None
-    metadata: dict[Name, JsonValue] | None = None
+    metadata: Annotated[dict[Name, Text], BeforeValidator(_tags, json_schema_input_type=JsonValue)] = Field(
+        default_factory=dict
+    )
     timestamp: SaidAt | None = None
 
     @model_validator(mode="after")
@@ -80,7 +96,6 @@ class Score(BaseModel):
         """
         statement = self._statement(settings.rating_bounds)
         comments = [text for text in (statement.get("comment"), self.comment) if text]
-        tags = {name: _tag(value) for name, value in (self.metadata or {}).items()}
         key, user_id = self.id or idempotency_key, self._user_id()
         return Feedback(
             kind=statement["kind"],
@@ -88,7 +103,7 @@ class Score(BaseModel):
             interaction_ids=[self._interaction_id()],
             user_id=user_id,
             comment="\n".join(comments) or None,
-            tags=tags | {scores.NAME_TAG: self.name},
+            tags=self.metadata | {scores.NAME_TAG: self.name},
             session_id=self.session_id,
             idempotency_key=stored_key(user_id, key) if key else "",
             created_at=self.timestamp or utcnow(),
@@ -101,7 +116,7 @@ class Score(BaseModel):
         return str(uuid.UUID(name)) if _TRACE_ID.fullmatch(name) else name
 
     def _user_id(self) -> str:
-        return scores.user_name("userId", (self.metadata or {}).get("userId") or ANONYMOUS)
+        return scores.user_name(_USER, self.metadata.get(_USER) or ANONYMOUS)
 
     def _statement(self, bounds: scores.Bounds) -> scores.Statement:
         if not isinstance(self.value, str):
@@ -112,12 +127,20 @@ class Score(BaseModel):
         return scores.comment(self.value) if self.data_type == "TEXT" else scores.label(self.name, self.value)
 
 
+ScoreBody = Annotated[
+    Annotated[Score, Tag("one")] | Annotated[list[dict[str, Any]], Field(max_length=1000), Tag("many")],
+    Discriminator(lambda body: "many" if isinstance(body, list) else "one"),
+]
+"""Body of `POST /api/public/scores`; those of a list are read one by one, as each is stored or refused for itself."""
+
+
 class Event(BaseModel):
     """One event of a batch; only those of type `score-create` are stored."""
 
     id: Name
     type: Name
     body: dict[str, Any]
+    timestamp: SaidAt | None = None
 
     def score(self) -> Score:
         """
@@ -130,7 +153,7 @@ class Event(BaseModel):
         if self.type != SCORE_EVENT:
             raise InvalidRecordError(f"events of type {self.type!r} are not stored here, only {SCORE_EVENT!r}")
         score = Score.model_validate(self.body)
-        return score if score.id is not None else score.model_copy(update={"id": self.id})
+        return score.model_copy(update={"id": score.id or self.id, "timestamp": score.timestamp or self.timestamp})
 
 
 class Batch(BaseModel):
@@ -186,7 +209,3 @@ class IngestionReply(BaseModel):
 
     successes: list[EventSuccess]
     errors: list[EventError]
-
-
-def _tag(value: JsonValue) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

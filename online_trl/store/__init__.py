@@ -9,6 +9,7 @@ from .errors import StoreError as StoreError
 from .errors import UnknownFeedbackError as UnknownFeedbackError
 from .errors import UnknownInteractionError as UnknownInteractionError
 from .errors import UnknownUserError as UnknownUserError
+from .errors import UnstorableError as UnstorableError
 from .keys import ApiKey as ApiKey
 from .keys import ApiKeys as ApiKeys
 from .keys import UnknownKeyError as UnknownKeyError

@@ -7,6 +7,10 @@ from collections.abc import Collection, Iterable
 from ..database import StoreError as StoreError
 
 
+class UnstorableError(StoreError):
+    """A row holds what the log cannot keep."""
+
+
 class UnknownInteractionError(StoreError):
     """
     Interactions are named that are not in the log.

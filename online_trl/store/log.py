@@ -128,6 +128,8 @@ class FeedbackStore:
             `list[Interaction]`: The stored rows, in the order given, each with its `seq`.
 
         Raises:
+            [`UnstorableError`]: if a row holds what the log cannot keep: a number that is not finite, half of a
+                surrogate pair, or NUL in a name.
             [`IdempotencyConflictError`]: if an `interaction_id` is in the log with other contents.
         """
         return self.submit_interactions(interactions).result()
@@ -155,6 +157,7 @@ class FeedbackStore:
             `list[Feedback]`: The stored rows, in the order given, each with its `seq`.
 
         Raises:
+            [`UnstorableError`]: if a row holds what the log cannot keep.
             [`UnknownInteractionError`]: if a row names an interaction that is not in the log.
             [`UnknownFeedbackError`]: if a row supersedes one that is not in the log.
             [`ForeignFeedbackError`]: if a row supersedes what another user said.

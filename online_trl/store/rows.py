@@ -19,9 +19,9 @@ from ..types import Feedback, Interaction, Message
 from .errors import (
     ForeignFeedbackError,
     IdempotencyConflictError,
-    StoreError,
     UnknownFeedbackError,
     UnknownInteractionError,
+    UnstorableError,
 )
 from .statements import statement_key
 
@@ -195,15 +195,15 @@ def storable(records: Sequence[Record]) -> Sequence[Record]:
     Returns the records, of which each can be stored: those that are written together with it must not suffer.
 
     Raises:
-        [`StoreError`]: if one cannot.
+        [`UnstorableError`]: if one cannot.
     """
     for record in records:
         if record.created_at.tzinfo is None:
-            raise StoreError(f"`created_at` is {record.created_at} without a time zone; pass a timezone-aware time")
+            raise UnstorableError(f"`created_at` is {record.created_at} without a time zone; pass a timezone-aware time")
         try:
             contents = record_contents(record).encode()
         except UnicodeEncodeError as error:
-            raise StoreError(f"a record holds text that is not Unicode: {error}; it is {record!r}") from error
+            raise UnstorableError(f"a record holds text that is not Unicode: {error}; it is {record!r}") from error
         if rb"\u0000" in contents:
             _check_names(record)
     return records
@@ -215,7 +215,7 @@ def _check_names(record: Interaction | Feedback) -> None:
     if isinstance(record, Feedback):
         names += record.interaction_ids
     if any("\x00" in name for name in names):
-        raise StoreError(f"a record holds the character NUL where the log cannot keep it; it is {record!r}")
+        raise UnstorableError(f"a record holds the character NUL where the log cannot keep it; it is {record!r}")
 
 
 def interaction_values(row: Interaction) -> dict[str, Any]:
@@ -242,7 +242,7 @@ def record_contents(record: Interaction | Feedback) -> str:
     try:
         return _JSON.encode(_GET_CONTENTS[type(record)](record))
     except (TypeError, ValueError) as error:
-        raise StoreError(f"a record cannot be stored as JSON: {error}; it is {record!r}") from error
+        raise UnstorableError(f"a record cannot be stored as JSON: {error}; it is {record!r}") from error
 
 
 def interaction_links(row: Feedback) -> list[dict[str, Any]]:

@@ -11,12 +11,13 @@ from fastapi import APIRouter, Body, Depends, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 
-from ...store import ErasedError, IdempotencyConflictError, UnknownInteractionError
+from ...store import StoreError
 from ...types import InvalidRecordError, Scope
 from ..access import requires
 from ..client_keys import client_key
 from ..errors import RefusalError, error_responses, error_status, invalid_message
 from ..feedback import record_feedback
+from ..feedback_route import IdempotencyKey
 from ..langfuse import (
     AcceptedScores,
     Batch,
@@ -27,12 +28,12 @@ from ..langfuse import (
     IngestionReply,
     PartlyAcceptedScores,
     Score,
+    ScoreBody,
     ScoreError,
 )
 from ..service import Service
 
-# What is wrong with one score and says nothing about its neighbours.
-_OWN_ERRORS = (InvalidRecordError, UnknownInteractionError, ErasedError, IdempotencyConflictError)
+_UNAVAILABLE = 503
 
 _SCORES_RESPONSES: dict[int | str, dict[str, Any]] = {
     202: {"model": AcceptedScores, "description": "All scores of a list are stored."},
@@ -56,11 +57,12 @@ def langfuse_router(service: Service) -> APIRouter:
 
     @router.post("/scores", response_model=CreatedScore, responses=_SCORES_RESPONSES)
     async def create_scores(
-        body: Score | Annotated[list[dict[str, Any]], Body(max_length=1000)],
+        body: Annotated[ScoreBody, Body()], idempotency_key: IdempotencyKey = None
     ) -> CreatedScore | Response:
         """Takes one score or a list of them; of a list, each is stored or refused for itself."""
         if isinstance(body, Score):
-            (stored,) = await record_feedback(service, [body.feedback(service.settings)])
+            row = body.feedback(service.settings, idempotency_key=idempotency_key)
+            (stored,) = await record_feedback(service, [row])
             return CreatedScore(id=client_key(stored))
         outcomes = await _record_each(service, body, Score.model_validate)
         return _list_reply(outcomes)
@@ -79,19 +81,32 @@ def langfuse_router(service: Service) -> APIRouter:
 async def _record_each(
     service: Service, items: Sequence[dict[str, Any]], read: Callable[[dict[str, Any]], Score]
 ) -> list[_Outcome]:
-    return await asyncio.gather(*(_record(service, item, read) for item in items))
+    recorded = await asyncio.gather(*(_record(service, item, read) for item in items), return_exceptions=True)
+    outcomes = [_outcome(result) for result in recorded]
+    if outcomes and all(outcome.status == _UNAVAILABLE for outcome in outcomes):
+        raise StoreError(outcomes[0].message)
+    return outcomes
 
 
-async def _record(service: Service, item: dict[str, Any], read: Callable[[dict[str, Any]], Score]) -> _Outcome:
-    try:
-        (stored,) = await record_feedback(service, [read(item).feedback(service.settings)])
-    except ValidationError as error:
-        return _Outcome(status=400, message=invalid_message(error.errors()))
-    except _OWN_ERRORS as error:
-        return _Outcome(status=error_status(error), message=str(error))
-    except RefusalError as error:  # its neighbours are on their way into the log
-        return _Outcome(status=error.status_code, message=str(error.detail))
-    return _Outcome(client_key(stored))
+async def _record(service: Service, item: dict[str, Any], read: Callable[[dict[str, Any]], Score]) -> str:
+    """Puts one score into the log, and returns the id that it is stored under."""
+    (stored,) = await record_feedback(service, [read(item).feedback(service.settings)])
+    return client_key(stored)
+
+
+def _outcome(recorded: str | BaseException) -> _Outcome:
+    """Returns what became of a score: each is told for itself, as its neighbours may be in the log already."""
+    match recorded:
+        case str():
+            return _Outcome(recorded)
+        case ValidationError():
+            return _Outcome(status=400, message=invalid_message(recorded.errors()))
+        case InvalidRecordError() | StoreError():
+            return _Outcome(status=error_status(recorded), message=str(recorded))
+        case RefusalError():
+            return _Outcome(status=recorded.status_code, message=str(recorded.detail))
+        case _:
+            raise recorded
 
 
 def _list_reply(outcomes: Sequence[_Outcome]) -> Response:
@@ -109,7 +124,8 @@ def _reply(status: int, content: BaseModel) -> Response:
 def _ingestion_reply(events: Sequence[Mapping[str, Any]], outcomes: Sequence[_Outcome]) -> IngestionReply:
     reply = IngestionReply(successes=[], errors=[])
     for event, outcome in zip(events, outcomes, strict=True):
-        name = str(event.get("id", ""))
+        # It may hold what made the event wrong, and no reply could.
+        name = str(event.get("id", "")).encode(errors="replace").decode()
         if outcome.message:
             reply.errors.append(
                 EventError(id=name, status=outcome.status, message=outcome.message, error=outcome.message)
