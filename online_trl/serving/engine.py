@@ -42,8 +42,37 @@ class VersionLoadError(EngineError):
     """A policy version exists but cannot be loaded."""
 
 
+class UnsupportedParameterError(EngineError):
+    """
+    A request asks for what this engine cannot do.
+
+    Args:
+        name (`str`):
+            The request's field.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"`{name}` is nothing that the built-in engine can do: leave it out, or serve the policy with a server that "
+            "can, such as vLLM, as the upstream"
+        )
+
+
 class UpstreamError(EngineError):
-    """The upstream server cannot be reached, broke off, or said what is no chat completion."""
+    """
+    The upstream server cannot be reached, broke off, or said what is no chat completion.
+
+    Args:
+        message (`str`):
+            What was wrong.
+        said (`str` or `bytes`, *optional*):
+            What it said. It may hold users' words, and is for the client: no part of the message, which may be logged.
+    """
+
+    def __init__(self, message: str, *, said: str | bytes = b"") -> None:
+        super().__init__(message)
+        self.said = said
 
 
 class UpstreamTimeoutError(UpstreamError):

@@ -27,6 +27,7 @@ from .engine import (
     InvalidPromptError,
     PromptTooLongError,
     UnknownVersionError,
+    UnsupportedParameterError,
     UpstreamError,
     UpstreamRefusedError,
     UpstreamTimeoutError,
@@ -34,6 +35,7 @@ from .engine import (
 from .schemas import ErrorDetail, ErrorReply
 
 _INVALID, _SERVER = "invalid_request_error", "server_error"
+_MOST_QUOTED = 200
 
 GUARD_STATUSES = (400, 401, 403, 413, 429, 503)
 """Statuses of requests that come to no route: for what they are not, who sent them, how much, how often, or when."""
@@ -63,6 +65,7 @@ class RefusalError(HTTPException):
 _REPLIES: dict[type[Exception], tuple[int, str, str | None, str | None]] = {
     UnknownVersionError: (404, _INVALID, "model", "model_not_found"),
     PromptTooLongError: (400, _INVALID, "messages", "context_length_exceeded"),
+    UnsupportedParameterError: (400, _INVALID, None, "unsupported_parameter"),
     InvalidPromptError: (400, _INVALID, "messages", None),
     UpstreamTimeoutError: (504, _SERVER, None, "upstream_timeout"),
     UpstreamError: (502, _SERVER, None, "upstream_failed"),
@@ -86,7 +89,10 @@ _INTERNAL_PLACES = {"body", "one", "metric", "many"}
 def error_reply(error: Exception) -> ErrorReply:
     """Returns the body that tells a client about an error of the engine, the store or the records."""
     _, kind, param, code = _describe(error)
-    return ErrorReply(error=ErrorDetail(message=str(error), type=kind, param=param, code=code))
+    if isinstance(error, UnsupportedParameterError):
+        param = error.name
+    said = f": {error.said[:_MOST_QUOTED]!r}" if isinstance(error, UpstreamError) and error.said else ""
+    return ErrorReply(error=ErrorDetail(message=f"{error}{said}", type=kind, param=param, code=code))
 
 
 def error_status(error: Exception) -> int:

@@ -106,7 +106,7 @@ class Observation:
 def _template(scope: Scope) -> str:
     """Returns the path that a route was declared with: with the ids in it, there would be no end to its values."""
     route = scope.get("route")
-    return _NO_ROUTE if route is None else str(route.path)
+    return _NO_ROUTE if route is None else str(route.path_format)
 
 
 def _described(rows: Sequence[Row]) -> dict[str, Any]:

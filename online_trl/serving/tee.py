@@ -125,7 +125,7 @@ class Tee:
         except ValidationError as error:
             raise _unreadable(body) from error
         if not reply.choices:
-            raise UpstreamError(f"the upstream server replied without an answer: {body[:200]!r}")
+            raise UpstreamError("the upstream server replied without an answer", said=body)
         stretches = self._stretches(reply)
         return Piece(body, (*stretches, *self._ends()))
 
@@ -195,4 +195,4 @@ def _text(content: Any) -> str:
 
 
 def _unreadable(text: str | bytes) -> UpstreamError:
-    return UpstreamError(f"the upstream server's reply is no chat completion: {text[:200]!r}")
+    return UpstreamError("the upstream server's reply is no chat completion", said=text)

@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import torch
 
@@ -27,6 +28,7 @@ from .engine import (
     EngineLoad,
     ServedVersion,
     UnknownVersionError,
+    UnsupportedParameterError,
     VersionLoadError,
 )
 from .generation import ChatRequest, Generation, GenerationRequest, Piece
@@ -34,6 +36,16 @@ from .policy_source import PolicySource
 from .rendering import streamed_reply, whole_reply
 
 logger = logging.getLogger(__name__)
+
+# What OpenAI's clients may ask for beside what this engine does, and what of it changes nothing.
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "functions": ([],),
+}
 
 
 class TransformersEngine:
@@ -124,6 +136,9 @@ class TransformersEngine:
         return EngineLoad(len(self._waiting), self._switches, self._switch_seconds)
 
     def answer(self, request: ChatRequest) -> AsyncGenerator[Piece, None]:
+        for name, neutral in _UNSUPPORTED.items():
+            if request.body.get(name) not in (None, *neutral):
+                raise UnsupportedParameterError(name)
         render = streamed_reply if request.stream else whole_reply
         return render(request, self.generate(request.generation, streaming=request.stream))
 
@@ -203,7 +218,8 @@ class TransformersEngine:
         await asyncio.wait([load])
         if (error := load.exception()) is None:
             return load.result()
-        del self._loads[version]  # so that another request tries again
+        if self._loads.get(version) is asyncio.current_task():
+            del self._loads[version]  # so that another request tries again
         if isinstance(error, UnknownVersionError):
             raise error
         raise VersionLoadError(f"cannot load the policy `{version}`: {error}") from error
@@ -216,6 +232,8 @@ class TransformersEngine:
 
     def _evict(self, *, keep: str) -> None:
         tried = None if self._canary is None else self._canary.version
-        removable = [version for version in self._loads if version not in (keep, self._default, tried)]
-        for version in removable[: max(0, len(self._loads) - self._max_loaded)]:
+        # What is being loaded may turn out not to be there, and must not drive out what is.
+        loaded = [version for version, load in self._loads.items() if load.done()]
+        removable = [version for version in loaded if version not in (keep, self._default, tried)]
+        for version in removable[: max(0, len(loaded) - self._max_loaded)]:
             del self._loads[version]

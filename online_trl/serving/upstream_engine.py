@@ -138,7 +138,7 @@ class UpstreamEngine:
         try:
             return _Models.model_validate_json(body).data
         except ValidationError as error:
-            raise UpstreamError(f"what the upstream server lists as its models is no list: {body[:200]!r}") from error
+            raise UpstreamError("what the upstream server lists as its models is no list", said=body) from error
 
     @asynccontextmanager
     async def _requesting(

@@ -88,7 +88,7 @@ def routes(found: Iterable[Any]) -> Iterator[tuple[str, str]]:
         if hasattr(route, "original_router"):
             yield from routes(route.original_router.routes)
         else:
-            yield from ((method, route.path) for method in (route.methods or {"GET"}) - {"HEAD"})
+            yield from ((method, route.path_format) for method in (route.methods or {"GET"}) - {"HEAD"})
 
 
 def outcome(app: SmallApp, method: str, path: str, headers: dict[str, str]) -> str:

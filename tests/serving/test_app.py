@@ -49,7 +49,8 @@ def test_openai_client_gets_an_answer_that_is_already_in_the_log(deployment: Dep
         seed=11,
         stop=["zzz"],
         user="ada",
-        frequency_penalty=0.5,
+        frequency_penalty=0,
+        response_format={"type": "text"},
         extra_headers={"X-Session-Id": "session-1", "X-Purpose": "evaluation"},
         extra_body={"unheard_of": True},
     )
@@ -196,6 +197,10 @@ def test_clients_at_the_same_time_get_the_answers_of_one_after_the_other(deploym
         ({"stop": [""]}, "stop.0", "at least 1 character"),
         ({"stream": "yes"}, "stream", "valid boolean"),
         ({"user": ""}, "user", "at least 1 character"),
+        ({"tools": [{"type": "function"}]}, "tools", "nothing that the built-in engine can do"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "as the upstream"),
+        ({"logit_bias": {"5": 10}}, "logit_bias", "leave it out"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty", "leave it out"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

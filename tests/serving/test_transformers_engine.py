@@ -124,6 +124,20 @@ def test_unknown_version_is_refused_with_what_there_is(registry: ModelRegistry):
     run(registry, use)
 
 
+def test_versions_that_there_are_not_neither_fail_otherwise_nor_drive_out_others(registry: ModelRegistry):
+    async def use(engine: TransformersEngine) -> None:
+        await text(engine, request("Hi", "policy-0002"))
+        asked = [request("Hi", f"junk-{number}") for number in range(12)]
+        asked[6:6] = [request("Hi"), request("Hi", "policy-0002")]
+        given = await asyncio.gather(*(text(engine, each) for each in asked), return_exceptions=True)
+        failed = [each for each in given if isinstance(each, BaseException)]
+        assert len(failed) == 12
+        assert all(isinstance(each, UnknownVersionError) for each in failed)
+        assert sorted(engine._loads) == ["policy-0001", "policy-0002"]
+
+    run(registry, use, max_loaded=2)
+
+
 def test_damaged_version_is_refused_and_can_be_tried_again(registry: ModelRegistry):
     config = registry.path("policy-0002") / "config.json"
     content = config.read_text()

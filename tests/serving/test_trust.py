@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -49,6 +50,13 @@ def test_only_what_is_in_quarantine_can_be_released(app: SmallApp):
     reply = app.request("POST", "/v1/quarantine/release", json={"feedback_ids": [receipt["feedback_id"]]})
     assert reply.status_code == 404
     assert (reply.json()["error"]["code"], reply.json()["error"]["param"]) == ("feedback_not_found", "feedback_ids")
+
+
+@pytest.mark.parametrize("name", ["tenant/ann", "ann@example.org", "a b?#%"])
+def test_a_user_of_any_name_is_erased(app: SmallApp, name: str):
+    own = app.add_answer(user_id=name)
+    reply = app.request("DELETE", f"/v1/users/{quote(name, safe='')}")
+    assert (reply.status_code, reply.json()["interaction_ids"]) == (200, [own])
 
 
 def test_a_user_is_erased_and_nothing_about_the_user_comes_back(app: SmallApp):

@@ -32,7 +32,7 @@ def trust_router(service: Service) -> APIRouter:
         """Lets feedback out of quarantine; it counts from now on. Released before, it stays as it is."""
         return [Release(feedback_id=row.feedback_id, seq=row.seq or 0) for row in store.release(body.feedback_ids)]
 
-    @router.delete("/v1/users/{user_id}", responses=error_responses(404, 422))
+    @router.delete("/v1/users/{user_id:path}", responses=error_responses(404, 422))
     def erase_user(user_id: Annotated[Name, Path()]) -> TombstoneReply:
         """Erases what a user asked and said, and what was said about the user's answers. Twice is as good as once."""
         return TombstoneReply.of(store.erase_user(user_id))
