@@ -7,10 +7,13 @@ cannot be read of a reply that has begun is missing in the log alone.
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -23,10 +26,13 @@ from pydantic import (
 from .engine import UpstreamError
 from .event_stream import event_data
 from .generation import ChatRequest, Generation, Origin, Piece
+from .schemas import check_text
 
 logger = logging.getLogger(__name__)
 
 _DONE = "[DONE]"
+# The second is what the standard library makes of JSON that is nested too deeply.
+_UNREADABLE = (ValueError, RecursionError)
 
 _SAMPLING = (
     "temperature",
@@ -55,6 +61,8 @@ def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
 _Value = TypeVar("_Value")
 _IfReadable = Annotated[_Value | None, WrapValidator(_or_none)]
 """What an answer can be logged without."""
+
+_StorableName = Annotated[str, AfterValidator(check_text)]
 
 
 class _Part(BaseModel):
@@ -91,8 +99,8 @@ class _Choice(_Part):
 class _Reply(_Part):
     """What is read of a completion, and of a chunk of one; the token ids are vLLM's `return_token_ids`."""
 
-    id: _IfReadable[str] = None
-    model: _IfReadable[str] = None
+    id: _IfReadable[_StorableName] = None
+    model: _IfReadable[_StorableName] = None
     choices: list[_Choice] = Field(default_factory=list)
     prompt_token_ids: _IfReadable[list[int]] = None
 
@@ -121,8 +129,8 @@ class Tee:
             [`~online_trl.serving.engine.UpstreamError`]: if it is no chat completion.
         """
         try:
-            reply = _Reply.model_validate_json(body)
-        except ValidationError as error:
+            reply = _read(body)
+        except _UNREADABLE as error:
             raise _unreadable(body) from error
         if not reply.choices:
             raise UpstreamError("the upstream server replied without an answer", said=body)
@@ -144,11 +152,13 @@ class Tee:
 
     def _chunk(self, data: str) -> _Reply:
         try:
-            return _Reply.model_validate_json(data)
-        except ValidationError as error:
+            return _read(data)
+        except _UNREADABLE as error:
             if not self._has_begun:
                 raise _unreadable(data) from error
-            wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['type']}" for each in error.errors())
+            wrong = "no JSON"
+            if isinstance(error, ValidationError):
+                wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['type']}" for each in error.errors())
             logger.warning("an event of the upstream server is passed on and cannot be read for the log (%s)", wrong)
             return _Reply()
 
@@ -186,6 +196,21 @@ class Tee:
             Generation(text="", origin=origin, finish_reason="stop", index=index)
             for index, origin in unfinished.items()
         )
+
+
+def _read(text: str | bytes) -> _Reply:
+    return _Reply.model_validate(_storable(json.loads(text)))
+
+
+def _storable(value: Any) -> Any:
+    """Returns JSON without what the log could not keep: null for a number that is not finite, `?` for half a pair."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, list):
+        return [_storable(part) for part in value]
+    return {_storable(name): _storable(part) for name, part in value.items()} if isinstance(value, dict) else value
 
 
 def _text(content: Any) -> str:

@@ -470,11 +470,12 @@ class FeedbackStore:
     def comparison_strategies(self, interaction_ids: Iterable[str]) -> dict[str, str]:
         """Returns how those of these answers were chosen that were shown to be compared, by interaction id."""
         columns = schema.interactions.c
-        strategy = columns.sampling[COMPARISON, "strategy"].as_string().label("strategy")
-        query = sa.select(columns.interaction_id, strategy).where(strategy.is_not(None))
+        # PostgreSQL itself cannot look into JSON that holds NUL, as what a client sent may.
+        query = sa.select(columns.interaction_id, columns.sampling)
         with self._database.reading() as connection:
             rows = where_in(connection, query, columns.interaction_id, interaction_ids)
-        return {row["interaction_id"]: row["strategy"] for row in rows}
+        shown = {row["interaction_id"]: row["sampling"].get(COMPARISON) for row in rows}
+        return {name: how["strategy"] for name, how in shown.items() if isinstance(how, dict) and "strategy" in how}
 
     def session_interactions(self, session_ids: Iterable[str], *, upto: int, tokens: bool = True) -> list[Interaction]:
         """

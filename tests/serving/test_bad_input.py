@@ -97,6 +97,24 @@ def test_body_that_is_no_request_is_refused(app: SmallApp, path: str, body: byte
     assert app.store.latest_seq() == before
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/chat/completions/%00"),
+        ("POST", "/v1/chat/completions/a%00b"),
+        ("DELETE", "/v1/chat/completions/%00"),
+        ("DELETE", "/v1/users/%00"),
+        ("DELETE", "/v1/interactions/%00"),
+        ("GET", "/dashboard?before=%00"),
+        ("GET", "/dashboard.json?lineage=%00"),
+    ],
+)
+def test_nul_in_an_address_is_refused_before_a_database_refuses_it(app: SmallApp, method: str, path: str):
+    reply = app.request(method, path, json={"metadata": {"feedback": "up"}} if method == "POST" else None)
+    assert reply.status_code in (400, 422)
+    assert "NUL" in reply.json()["error"]["message"]
+
+
 TEXTS = {"NUL": "a\x00b", "half of a surrogate pair": "a\ud800b"}
 PLACES = ("comment", "user_id", "interaction_id", "idempotency_key", "supersedes", "session_id")
 

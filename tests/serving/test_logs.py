@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from online_trl.serving.logs import start_logging
+from online_trl.serving.upstream_engine import UpstreamEngine
 from online_trl.store import StoreError
 from online_trl.types import Scope, new_id
 from serving.deployment import Deployment, deployed
-from serving.small_app import SmallApp, small_app
+from serving.small_app import SmallApp, app_before, small_app
+from serving.upstream import scripted_upstream
 
 SECRET = "xyzzy-plugh"
 QUESTION = [{"role": "user", "content": f"What is {SECRET}?"}]
@@ -164,6 +166,22 @@ def send_secrets(deployment: Deployment) -> None:
     chat(messages=[{"role": "tool", "content": SECRET}])
     deployment.http.post("/v1/feedback", json={"kind": "binary", "interaction_id": SECRET, "value": True})
     say(kind="correction", value=f"not {SECRET}", idempotency_key=key)
+
+
+@pytest.mark.parametrize("body", [{"choices": [{"message": SECRET}]}, {"error": SECRET}], ids=["message", "no answer"])
+def test_what_an_upstream_said_is_told_to_the_client_alone(tmp_path: Path, stream: io.StringIO, body: dict[str, Any]):
+    log = start_logging(stream, log_messages=False)
+    asking = {"comparison_strategy": "random", "comparison_share": 1.0}
+    with (
+        scripted_upstream() as (url, script),
+        app_before(UpstreamEngine(url, model="big"), tmp_path, log=log, **asking) as app,
+    ):
+        script.says(json.dumps(body).encode())
+        question = {"messages": [{"role": "user", "content": "Hi"}]}
+        reply = app.request("POST", "/v1/chat/completions", json=question, headers={"X-Comparison": "welcome"})
+    assert (reply.status_code, SECRET in reply.text) == (502, True)
+    assert "no 2 answers at once to compare" in stream.getvalue()
+    assert SECRET not in stream.getvalue()
 
 
 def fail_with_a_secret() -> None:

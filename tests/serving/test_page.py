@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+import json
 import re
 from typing import Literal
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from online_trl.serving.client_keys import client_key
-from online_trl.types import FeedbackSource
+from online_trl.types import FeedbackSource, new_id
 from serving.deployment import Deployment
-from serving.visitor import FEEDBACK, LOW_CONTRAST, OVERFLOWING, QUESTION, Visitor, chain, printable
+from serving.visitor import COMPLETIONS, FEEDBACK, LOW_CONTRAST, OVERFLOWING, QUESTION, Visitor, chain, printable
 
 NEXT_QUESTION = "And where do I find it?"
 FAIR = {"score": 3, "low": 1, "high": 5}
@@ -60,6 +61,20 @@ def test_thumb_is_given_amended_and_taken_back(visitor: Visitor):
     assert [client_key(row) for row in statements] == [row.feedback_id for row in statements]
     assert answer.policy_version == "policy-0001"
     expect(visitor.page.get_by_text("policy-0001")).to_be_visible()
+    assert visitor.problems == []
+
+
+def test_answer_that_the_server_did_not_give_is_left_out(visitor: Visitor):
+    def give_one(route: Route) -> None:
+        reply = route.fetch(post_data=json.dumps(json.loads(visitor.shortened(route)) | {"n": 1}))
+        names = f"{reply.headers['x-interaction-id']}, {new_id()}"
+        route.fulfill(response=reply, headers=reply.headers | {"x-interaction-id": names})
+
+    visitor.page.route(COMPLETIONS, give_one, times=1)
+    visitor.ask(QUESTION, answers=2)
+    expect(visitor.page.locator(".answer")).to_have_count(1)
+    visitor.say("Good answer")
+    assert visitor.said() == [("binary", [visitor.answers()[0].interaction_id], True)]
     assert visitor.problems == []
 
 

@@ -139,6 +139,18 @@ def test_answer_that_is_not_in_the_log_is_unknown(app: SmallApp):
     assert (reply.status_code, rows) == (404, [])
 
 
+def test_answer_that_never_came_or_is_erased_leaves_the_others(app: SmallApp):
+    kept, erased = app.add_answer(), app.add_answer()
+    app.store.erase_interaction(erased)
+    url = url_for(app, "never", erased, kept)
+    for body in (THUMB, THUMB | {"interaction_id": kept}):
+        _, (row,) = post(app, url, body)
+        assert row.interaction_ids == [kept]
+    for name in ("never", erased):
+        reply, rows = post(app, url, THUMB | {"interaction_id": name})
+        assert (reply.status_code, rows) == (404, [])
+
+
 def test_fetching_the_url_stores_nothing(app: SmallApp):
     # Mail programs and browsers fetch links before anybody has clicked on them.
     parts = urlsplit(url_for(app, app.add_answer()))

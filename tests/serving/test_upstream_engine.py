@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -207,6 +208,46 @@ def test_whole_reply_goes_through_unchanged_and_is_read(scripted: Front):
     assert row.completion == [{"role": "assistant", "content": "Gut"}]
     assert (row.upstream_id, row.policy_version) == ("c-1", "big")
     assert row.sampling == {"temperature": 0.5, "finish_reason": "stop"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"choices": [{"message": {"content": "Hi", "score": math.nan}}]},
+        {"choices": [{"message": {"content": "Hi"}, "token_ids": [7], "logprobs": {"content": [token(-math.inf)]}}]},
+        {"choices": [{"message": {"content": "Hi"}}], "model": "a\x00", "id": "b\x00"},
+        {"choices": [{"message": {"content": "Hi", "refusal": "\ud83d"}}]},
+    ],
+    ids=["no number", "no finite logprob", "NUL in a name", "half of a pair"],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_log_cannot_keep_does_not_cost_the_client_its_reply(
+    scripted: Front, fields: dict[str, Any], stream: bool
+):
+    body = json.dumps(fields).encode()
+    if stream:
+        body = b"data: " + body.replace(b'"message"', b'"delta"') + b"\n\n"
+        scripted.script.streams(body, DONE)
+    else:
+        scripted.script.says(body)
+    reply = scripted.ask(stream=stream)
+    assert reply.content == body + (DONE if stream else b"")
+    (row,) = scripted.rows(reply)
+    assert (row.completion[0]["content"], row.policy_version) == ("Hi", "big")
+    assert row.logprobs is row.upstream_id is None
+
+
+def test_only_the_answers_that_an_upstream_gave_are_named(scripted: Front):
+    scripted.script.says(b'{"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}')
+    whole = scripted.ask(n=2)
+    assert len(scripted.rows(whole)) == 1
+    scripted.script.streams(chunk(choices=[delta("Hi", finish="stop")]), DONE)
+    streamed = scripted.ask(n=2, stream=True)
+    answer, never = streamed.headers["X-Interaction-Id"].split(", ")
+    for reply, name in ((whole, whole.headers["X-Interaction-Id"]), (streamed, answer)):
+        thumb = {"kind": "binary", "interaction_id": name, "value": True}
+        assert scripted.http.post(reply.headers["X-Feedback-Url"], json=thumb).status_code == 201
+    assert never not in scripted.store.get_interactions([never])
 
 
 def test_end_that_is_not_told_is_known_by_the_end_of_the_stream(scripted: Front):

@@ -278,7 +278,7 @@ def test_a_completion_of_an_upstream_server_is_its_first_choice(store):
 
 
 def test_answers_that_were_chosen_to_be_compared_are_found(store):
-    chosen = interaction(sampling={"comparison": {"strategy": "random", "propensity": 1.0}, "top_p": 0.9})
+    chosen = interaction(sampling={"comparison": {"strategy": "random", "propensity": 1.0}, "logit_bias": {"\x00": 1}})
     plain = interaction(sampling={"top_p": 0.9})
     odd = interaction(sampling={"comparison": "by hand"})
     names = [row.interaction_id for row in store.add_interactions([chosen, plain, odd])]

@@ -73,6 +73,16 @@ async function receive(turn, view, signal) {
     if (isLast) answer.state = "complete";
     keepingTheEndInSight(() => view.grow(index));
   }
+  dropWhatNeverCame(turn, view);
+}
+
+/** Leaves out the answers that were asked for and not given: not every server gives as many. */
+function dropWhatNeverCame(turn, view) {
+  const given = turn.answers.filter(({ id }) => id);
+  if (given.length === 0 || given.length === turn.count) return;
+  turn.answers = given;
+  turn.count = given.length;
+  keepingTheEndInSight(() => view.showAnswers());
 }
 
 /** Makes room in a turn for so many answers. */

@@ -69,8 +69,10 @@ def chat_router(service: Service) -> APIRouter:
         if begun is None:
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
         reply, first = begun
-        headers = {"X-Interaction-Id": ", ".join(reply.interaction_ids)}
-        if feedback_url := feedback_urls.url(reply.interaction_ids, base_url=str(request.base_url)):
+        # Of a stream, more answers may begin later.
+        names = reply.interaction_ids if body.stream else reply.begun_ids
+        headers = {"X-Interaction-Id": ", ".join(names)}
+        if feedback_url := feedback_urls.url(names, base_url=str(request.base_url)):
             headers["X-Feedback-Url"] = feedback_url
         if reply.is_comparison:
             headers["X-Comparison"] = ASKED

@@ -11,6 +11,7 @@ from ...report import dashboard_html, plain_report
 from ...types import Scope
 from ..access import requires
 from ..dashboard import Dashboard
+from ..schemas import Text
 from ..service import Service
 
 _HEADERS = {
@@ -30,7 +31,7 @@ def dashboard_router(service: Service) -> APIRouter:
 
     @router.get("/dashboard")
     def show_dashboard(
-        before: str | None = None, after: str | None = None, lineage: str | None = None
+        before: Text | None = None, after: Text | None = None, lineage: Text | None = None
     ) -> HTMLResponse:
         report, chosen = dashboard.report(
             service.engine.default_version, before=before, after=after, lineage_of=lineage
@@ -38,7 +39,7 @@ def dashboard_router(service: Service) -> APIRouter:
         return HTMLResponse(dashboard_html(report, **chosen), headers=_HEADERS)
 
     @router.get("/dashboard.json")
-    def read_dashboard(before: str | None = None, after: str | None = None, lineage: str | None = None) -> Any:
+    def read_dashboard(before: Text | None = None, after: Text | None = None, lineage: Text | None = None) -> Any:
         report, _ = dashboard.report(service.engine.default_version, before=before, after=after, lineage_of=lineage)
         return JSONResponse(plain_report(report), headers=_HEADERS)
 

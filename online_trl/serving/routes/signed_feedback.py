@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
 from ...store import FeedbackStore, UnknownInteractionError
-from ...types import ANONYMOUS, Feedback, FeedbackKind
+from ...types import ANONYMOUS, Feedback, FeedbackKind, Interaction
 from ..client_keys import client_key, stored_key
 from ..errors import RefusalError, error_responses
 from ..feedback import record_feedback
@@ -46,9 +46,10 @@ def signed_feedback_router(service: Service) -> APIRouter:
         """
         urls.check(grant, signature)
         service.rate_limits.count_key(f"feedback URL {signature}")
-        rows = read_feedback(_about(grant, body), idempotency_key, service.settings)
+        answers = await asyncio.to_thread(_answers, service.store, grant)
+        rows = read_feedback(_about([*answers], body), idempotency_key, service.settings)
         grant.check(rows)
-        rows = await asyncio.to_thread(_by_their_user, service.store, grant, rows)
+        rows = await asyncio.to_thread(_by_their_user, service.store, grant, answers, rows)
         return feedback_reply(body, await record_feedback(service, rows))
 
     return router
@@ -62,26 +63,33 @@ async def _grant(
     return FeedbackGrant(interaction_ids=tuple(interaction), kinds=tuple(kind), expires=expires)
 
 
-def _about(grant: FeedbackGrant, body: FeedbackBody) -> FeedbackBody:
-    """Returns the body with the grant's interactions where a statement names none."""
+def _answers(store: FeedbackStore, grant: FeedbackGrant) -> dict[str, Interaction]:
+    """Returns those of the grant's answers that are in the log, in its order; some may never have come, or be gone."""
+    found = store.get_interactions(grant.interaction_ids, tokens=False)
+    if not found:
+        raise UnknownInteractionError(grant.interaction_ids, store.erased_among(grant.interaction_ids))
+    return {name: found[name] for name in grant.interaction_ids if name in found}
+
+
+def _about(names: list[str], body: FeedbackBody) -> FeedbackBody:
+    """Returns the body with these interactions where a statement names none."""
     if isinstance(body, list):
-        return [_about_one(grant, statement) for statement in body]
-    return _about_one(grant, body)
+        return [_about_one(names, statement) for statement in body]
+    return _about_one(names, body)
 
 
-def _about_one(grant: FeedbackGrant, statement: AnyFeedbackRequest) -> AnyFeedbackRequest:
+def _about_one(names: list[str], statement: AnyFeedbackRequest) -> AnyFeedbackRequest:
     if isinstance(statement, MetricRequest):
-        return statement.model_copy(update={"inference_id": statement.inference_id or grant.interaction_ids[0]})
+        return statement.model_copy(update={"inference_id": statement.inference_id or names[0]})
     if statement.interaction_id is None and statement.interaction_ids is None:
-        return statement.model_copy(update={"interaction_ids": list(grant.interaction_ids)})
+        return statement.model_copy(update={"interaction_ids": names})
     return statement
 
 
-def _by_their_user(store: FeedbackStore, grant: FeedbackGrant, rows: Sequence[Feedback]) -> list[Feedback]:
-    """Returns the rows as said by the user who got the answers, after a look at who that was and what they replace."""
-    answers = store.get_interactions(grant.interaction_ids)
-    if unknown := [name for name in grant.interaction_ids if name not in answers]:
-        raise UnknownInteractionError(unknown)
+def _by_their_user(
+    store: FeedbackStore, grant: FeedbackGrant, answers: Mapping[str, Interaction], rows: Sequence[Feedback]
+) -> list[Feedback]:
+    """Returns the rows as said by the user who got the answers, after a look at what they replace."""
     grant.check(store.get_feedback(row.supersedes for row in rows if row.supersedes is not None).values())
     (user_id,) = {answer.user_id for answer in answers.values()}
     if other := {row.user_id for row in rows} - {ANONYMOUS, user_id}:

@@ -11,13 +11,11 @@ from ...types import Scope
 from ..access import Caller, requires
 from ..errors import error_responses
 from ..rendering import stored_reply
-from ..schemas import ChatCompletion
+from ..schemas import ChatCompletion, Name
 from ..service import Service
 from ..stored_completions import CompletionUpdate, DeletedCompletion, find_interaction, update_completion
 
-CompletionId = Annotated[
-    str, Path(min_length=1, max_length=256, description="An `interaction_id`, or the id of an upstream's completion.")
-]
+CompletionId = Annotated[Name, Path(description="An `interaction_id`, or the id of an upstream's completion.")]
 
 
 def stored_completions_router(service: Service) -> APIRouter:
