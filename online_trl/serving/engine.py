@@ -54,8 +54,8 @@ class UnsupportedParameterError(EngineError):
     def __init__(self, name: str) -> None:
         self.name = name
         super().__init__(
-            f"`{name}` is nothing that the built-in engine can do: leave it out, or serve the policy with a server that "
-            "can, such as vLLM, as the upstream"
+            f"`{name}` is nothing that the built-in engine can do: leave it out, or serve the policy with a server "
+            "that can, such as vLLM, as the upstream"
         )
 
 

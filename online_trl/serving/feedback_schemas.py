@@ -40,6 +40,12 @@ SaidAt = Annotated[
 """When something was said, by the sender's clock; it may be late."""
 
 
+def said_at(told: datetime | None) -> datetime:
+    """Returns when something was said that comes in now: when the sender says, but not later than now."""
+    now = utcnow()
+    return now if told is None else min(told, now)
+
+
 def _check_value(value: JsonValue) -> JsonValue:
     if isinstance(value, str):
         return check_text(value)
@@ -125,7 +131,7 @@ class FeedbackRequest(BaseModel):
             session_id=self.session_id,
             supersedes=self.supersedes,
             idempotency_key=stored_key(self.user_id, idempotency_key or self.idempotency_key or feedback_id),
-            created_at=self.created_at or utcnow(),
+            created_at=said_at(self.created_at),
             feedback_id=feedback_id,
         )
 
@@ -165,6 +171,7 @@ class MetricRequest(BaseModel):
     episode_id: Annotated[str | None, AfterValidator(_refuse_episode)] = Field(None, description="Not supported.")
     value: StrictBool | Annotated[float, Field(strict=True)] | Text | list[ContentBlock]
     tags: dict[Name, Text] = Field(default_factory=dict)
+    internal: StrictBool = Field(False, description="Has no meaning here.")
     dryrun: Annotated[StrictBool | None, AfterValidator(_refuse_dry_run)] = Field(None, description="Not supported.")
 
     def feedback(self, settings: ServerSettings, *, idempotency_key: str | None = None) -> Feedback:

@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, JsonValue, StrictBool, Tag, model_validator
 
-from ..types import ANONYMOUS, Feedback, InvalidRecordError, utcnow
+from ..types import ANONYMOUS, Feedback, InvalidRecordError
 from . import scores
 from .client_keys import stored_key
-from .feedback_schemas import SaidAt
+from .feedback_schemas import SaidAt, said_at
 from .schemas import Name, Text
 from .settings import ServerSettings
 
@@ -106,7 +106,7 @@ class Score(BaseModel):
             tags=self.metadata | {scores.NAME_TAG: self.name},
             session_id=self.session_id,
             idempotency_key=stored_key(user_id, key) if key else "",
-            created_at=self.timestamp or utcnow(),
+            created_at=said_at(self.timestamp),
         )
 
     def _interaction_id(self) -> str:

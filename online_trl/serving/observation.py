@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextvars import ContextVar
+from http import HTTPMethod
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,6 +25,7 @@ Row = Interaction | Feedback
 _seen: ContextVar[list[Row] | None] = ContextVar("seen", default=None)
 
 _NO_ROUTE = "none"
+_OTHER_METHOD = "other"
 
 
 def see(rows: Sequence[Row]) -> None:
@@ -90,7 +92,9 @@ class Observation:
 
     def _conclude(self, scope: Scope, status: int, seconds: float, rows: Sequence[Row]) -> None:
         route = _template(scope)
-        self._metrics.count_request(scope["method"], route, status, seconds)
+        # Anybody can make up methods, and a metric keeps each of its labels for good.
+        method = scope["method"] if scope["method"] in HTTPMethod.__members__ else _OTHER_METHOD
+        self._metrics.count_request(method, route, status, seconds)
         self._metrics.count_rows(rows)
         if self._log is not None:
             entry = {"method": scope["method"], "route": route, "status": status, "seconds": round(seconds, 6)}

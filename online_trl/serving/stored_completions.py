@@ -9,12 +9,13 @@ text takes it back.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from ..store import FeedbackStore, UnknownInteractionError
+from ..store import FeedbackStore, IdempotencyConflictError, UnknownInteractionError, key_of_erased
 from ..types import Feedback, FeedbackKind, Interaction, InvalidRecordError
 from . import scores
 from .feedback import record_feedback
@@ -88,10 +89,17 @@ async def update_completion(service: Service, interaction: Interaction, metadata
     user_id = scores.user_name(_USER, metadata.get(_USER) or interaction.user_id)
     tags = {name: text for name, text in metadata.items() if name != _USER and name not in _KINDS}
     statements = _statements(metadata, service.settings.rating_bounds)
-    said = await asyncio.to_thread(service.store.feedback_about, interaction.interaction_id)
-    rows = [_row(interaction.interaction_id, user_id, tags, statement, said) for statement in statements]
-    if due := [row for row in rows if row is not None]:
-        await record_feedback(service, due)
+
+    async def say() -> None:
+        due = await asyncio.to_thread(_due, service.store, interaction.interaction_id, user_id, tags, statements)
+        if due:
+            await record_feedback(service, due)
+
+    try:
+        await say()
+    except IdempotencyConflictError:
+        # Another client has set something else at the same moment; this one then came after it.
+        await say()
 
 
 def _find_interaction(store: FeedbackStore, completion_id: str) -> Interaction:
@@ -134,8 +142,22 @@ def _number(text: str) -> float:
         raise InvalidRecordError(f"`rating` is {text!r}, which is not a number") from error
 
 
+def _due(
+    store: FeedbackStore, interaction_id: str, user_id: str, tags: dict[str, str], statements: Sequence[Statement]
+) -> list[Feedback]:
+    """Returns the rows that make the statements stand which do not stand already."""
+    said = store.feedback_about(interaction_id)
+    rows = [_row(store, interaction_id, user_id, tags, statement, said) for statement in statements]
+    return [row for row in rows if row is not None]
+
+
 def _row(
-    interaction_id: str, user_id: str, tags: dict[str, str], statement: Statement, said: Sequence[Feedback]
+    store: FeedbackStore,
+    interaction_id: str,
+    user_id: str,
+    tags: dict[str, str],
+    statement: Statement,
+    said: Sequence[Feedback],
 ) -> Feedback | None:
     """Returns the row that makes a statement stand, or `None` if it stands already."""
     # Two clients that set the same thing at the same time make one row, as both count on from the same rows.
@@ -149,11 +171,18 @@ def _row(
         user_id=user_id,
         tags=tags,
         supersedes=None if standing is None else standing.feedback_id,
-        idempotency_key=f"{prefix}{len(earlier)}",
+        idempotency_key=_next_key(store, prefix, standing),
         **statement,
     )
     is_same = standing is not None and _said(row) == _said(standing)
     return None if is_same else row
+
+
+def _next_key(store: FeedbackStore, prefix: str, standing: Feedback | None) -> str:
+    """Returns the key after that of the standing row; those of a user's rows that were erased stay used up."""
+    number = -1 if standing is None else int(standing.idempotency_key.removeprefix(prefix))
+    keys = (f"{prefix}{each}" for each in itertools.count(number + 1))
+    return next(key for key in keys if not store.erased_among([key_of_erased(key)]))
 
 
 def _said(row: Feedback) -> tuple[object, ...]:

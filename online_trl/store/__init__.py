@@ -1,6 +1,7 @@
 """The durable, append-only log of interactions and feedback, in SQLite or PostgreSQL."""
 
 from .conversations import Turn as Turn
+from .erasure import key_of_erased as key_of_erased
 from .errors import ErasedError as ErasedError
 from .errors import ForeignFeedbackError as ForeignFeedbackError
 from .errors import IdempotencyConflictError as IdempotencyConflictError

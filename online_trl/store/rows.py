@@ -199,7 +199,9 @@ def storable(records: Sequence[Record]) -> Sequence[Record]:
     """
     for record in records:
         if record.created_at.tzinfo is None:
-            raise UnstorableError(f"`created_at` is {record.created_at} without a time zone; pass a timezone-aware time")
+            raise UnstorableError(
+                f"`created_at` is {record.created_at} without a time zone; pass a timezone-aware time"
+            )
         try:
             contents = record_contents(record).encode()
         except UnicodeEncodeError as error:

@@ -30,6 +30,7 @@ TABLE: dict[tuple[str, str], Scope | None] = {
     ("GET", "/openapi.json"): PUBLIC,
     ("POST", "/v1/chat/completions"): Scope.CHAT,
     ("GET", "/v1/models"): Scope.CHAT,
+    ("GET", "/v1/models/{model}"): Scope.CHAT,
     ("GET", "/v1/chat/completions/{completion_id}"): Scope.CHAT,
     ("POST", "/v1/chat/completions/{completion_id}"): Scope.FEEDBACK,
     ("DELETE", "/v1/chat/completions/{completion_id}"): Scope.ADMIN,

@@ -328,6 +328,13 @@ def test_models_are_listed_with_the_live_one_first(deployment: Deployment):
     assert models[2].created == int(deployment.registry.get("policy-0001").created_at.timestamp())
 
 
+def test_one_model_is_told(deployment: Deployment):
+    assert deployment.openai.models.retrieve("default").model_extra == {"root": "policy-0001"}
+    assert deployment.openai.models.retrieve("policy-0002").id == "policy-0002"
+    with pytest.raises(openai.NotFoundError, match="there is no model `some/other`"):
+        deployment.openai.models.retrieve("some/other")
+
+
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/v1/feedback", 405)])
 def test_errors_of_routing_have_the_same_shape(deployment: Deployment, method: str, path: str, status: int):
     reply = deployment.http.request(method, path)

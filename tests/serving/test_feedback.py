@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from online_trl.serving.client_keys import client_key
-from online_trl.types import Feedback, FeedbackKind, new_id
+from online_trl.types import Feedback, FeedbackKind, new_id, utcnow
 from serving.small_app import SmallApp, small_app
 
 
@@ -179,6 +179,13 @@ def test_late_and_reordered_statements_are_stored_as_they_come(app: SmallApp):
     assert [row.created_at.isoformat() for row in rows] == [time.replace("Z", "+00:00") for time in times]
 
 
+def test_nothing_is_said_later_than_now(app: SmallApp):
+    early, late = "2026-01-01T00:00:00Z", "2199-01-01T00:00:00Z"
+    rows = [stored(app, post(app, thumb(app.add_answer(), created_at=time))) for time in (early, late)]
+    assert rows[0].created_at.isoformat() == "2026-01-01T00:00:00+00:00"
+    assert abs(utcnow() - rows[1].created_at).total_seconds() < 60
+
+
 # TensorZero's shape
 
 
@@ -206,7 +213,7 @@ def test_metric_is_feedback(
 ):
     answer = app.add_answer()
     body = {"metric_name": metric, "inference_id": answer, "value": value, "tags": {"user_id": "ada", "page": "1"}}
-    row = stored(app, post(app, body | {"dryrun": False}))
+    row = stored(app, post(app, body | {"episode_id": None, "internal": False, "dryrun": False}))
     assert (row.kind, row.value, row.comment) == (kind, said, comment)
     assert (row.interaction_ids, row.user_id) == ([answer], "ada")
     assert row.tags == {"user_id": "ada", "page": "1", "metric_name": metric}

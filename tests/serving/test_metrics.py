@@ -57,6 +57,14 @@ def test_requests_are_counted_by_method_route_and_status(app: SmallApp):
     assert read(app)[count, "GET", "/metrics", "200"] == 1
 
 
+def test_methods_that_somebody_makes_up_are_counted_as_one(app: SmallApp):
+    for number in range(3):
+        app.request(f"MADE{number}", "/v1/feedback")
+    found = read(app)
+    assert found["online_trl_request_seconds_count", "other", "/v1/feedback", "405"] == 3
+    assert not any("MADE" in str(part) for name in found for part in name)
+
+
 def test_who_is_turned_away_is_counted_too(app: SmallApp):
     key, _ = app.store.keys.create([Scope.ADMIN])
     app.request("POST", "/v1/feedback", json={})

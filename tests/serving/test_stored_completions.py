@@ -164,6 +164,28 @@ def test_deleted_completion_is_erased(app: SmallApp, completions: Any):
     assert app.store.tombstones()[-1].subject.value == "interaction"
 
 
+def test_an_erased_user_who_comes_back_may_say_something_again(app: SmallApp, completions: Any):
+    answer, user = app.add_answer(user_id="bob"), new_id()
+    for _ in range(3):
+        for feedback in ("up", "down"):
+            app.run(completions.update(answer, metadata={"feedback": feedback, "user": user}))
+        assert [row.value for row in said(app, answer)] == [True, False]
+        app.store.erase_user(user)
+
+
+def test_what_two_clients_set_at_the_same_moment_stands_one_after_the_other(app: SmallApp, completions: Any):
+    answer = app.add_answer()
+
+    async def both() -> None:
+        thumbs = (completions.update(answer, metadata={"feedback": each}) for each in ("up", "down"))
+        await asyncio.gather(*thumbs)
+
+    app.run(both())
+    first, second = said(app, answer)
+    assert {first.value, second.value} == {True, False}
+    assert second.supersedes == first.feedback_id
+
+
 def test_all_choices_of_a_completion_are_erased_and_again_is_as_good_as_once(app: SmallApp, completions: Any):
     question = [{"role": "user", "content": "Two, please"}]
     completion = app.run(completions.create(model="default", messages=question, max_tokens=4, n=2))

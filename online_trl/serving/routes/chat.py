@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -17,11 +17,11 @@ from ...types import Scope as AccessScope
 from ..access import requires
 from ..comparisons import Comparisons
 from ..completions import Completions, Occasion, Reply
-from ..engine import CANARY_MODEL, DEFAULT_MODEL, Engine, EngineError
+from ..engine import CANARY_MODEL, DEFAULT_MODEL, Engine, EngineError, UnknownVersionError
 from ..errors import error_reply, error_responses
 from ..feedback_url import FeedbackUrls
 from ..rendering import event
-from ..schemas import ChatCompletion, ChatCompletionRequest, Model, ModelList
+from ..schemas import ChatCompletion, ChatCompletionRequest, Model, ModelList, Name
 from ..selected_reply import ASKED
 from ..service import Service
 
@@ -82,6 +82,15 @@ def chat_router(service: Service) -> APIRouter:
     async def list_models() -> ModelList:
         """Lists what `model` may be."""
         return await _model_list(service.engine)
+
+    @router.get("/v1/models/{model:path}", responses=error_responses(404, 422, 500, 502, 504))
+    async def retrieve_model(model: Annotated[Name, Path()]) -> Model:
+        """Tells what one name stands for."""
+        models = (await _model_list(service.engine)).data
+        found = next((each for each in models if each.id == model), None)
+        if found is None:
+            raise UnknownVersionError(model, [each.id for each in models])
+        return found
 
     return router
 
