@@ -6,11 +6,12 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise, product
 
 from ..store import LogReader
 from ..types import Feedback, FeedbackKind, Interaction, PreferencePair, Ranking, Statement, UnpairedLabel
 from .change import Change
-from .pairs import fresh_labels, fresh_pairs, fresh_rankings
+from .pairs import fresh_labels, fresh_pairs, fresh_rankings, tiers
 from .regeneration import asks_again
 from .rows import about_chats, seq_of
 from .shares import cap_user_shares
@@ -49,9 +50,15 @@ class PreferenceBatch:
 
     @property
     def statements(self) -> tuple[Statement, ...]:
-        """Everything that was said, once, by `seq`: of a ranking the whole order rather than its pairs."""
-        pairs = [pair for pair in self.pairs if pair.kind is not FeedbackKind.RANKING]
-        return tuple(sorted([*pairs, *self.rankings, *self.labels], key=lambda statement: statement.seq))
+        """
+        Everything that was said, once, by `seq`: a ranking as the whole order rather than its pairs, unless some of
+        them had been said before.
+        """
+        new = {(pair.feedback_ids, pair.interaction_ids) for pair in self.pairs if pair.kind is FeedbackKind.RANKING}
+        whole = [ranking for ranking in self.rankings if _neighbours(ranking) <= new]
+        told = {ranking.feedback_ids for ranking in whole}
+        pairs = [pair for pair in self.pairs if pair.feedback_ids not in told]
+        return tuple(sorted([*pairs, *whole, *self.labels], key=lambda statement: statement.seq))
 
     def still_counts(self, statement: Statement) -> bool:
         """Returns whether a statement of an earlier batch rests on nothing that was withdrawn in this one."""
@@ -96,6 +103,13 @@ def read_preferences(store: LogReader, *, after: int, upto: int) -> PreferenceBa
         raise ValueError(f"({after}, {upto}] is no interval of the log, which ends at {store.latest_seq()}")
     with _without_collector():
         return _read(store, after=after, upto=upto)
+
+
+def _neighbours(ranking: Ranking) -> set[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The pairs that a ranking stands for, each known by what said it and the better and the worse answer."""
+    groups = tiers(zip(ranking.interaction_ids, ranking.ranks, strict=True))
+    couples = (couple for better, worse in pairwise(groups) for couple in product(better, worse))
+    return {(ranking.feedback_ids, couple) for couple in couples}
 
 
 @contextmanager

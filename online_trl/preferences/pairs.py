@@ -17,6 +17,7 @@ from .repeats import count_once
 from .rows import VERDICTS, are_alternatives, make_label, make_pair, make_ranking, says_something
 
 Made = TypeVar("Made", PreferencePair, UnpairedLabel, Ranking)
+Ranked = TypeVar("Ranked")
 
 CLEAR_DIFFERENCE = 0.5
 """Scores, in [0, 1], that differ by less say nothing about which answer is better: people are lenient or strict."""
@@ -101,7 +102,7 @@ def rankings_from_feedback(
     Makes a ranking of every ranking and every tied comparison about chats. It holds the answers to one prompt that
     differ and were not cut before their first word; where fewer than two are left, there is none.
 
-    Somebody who ranks the same answers again counts once.
+    Somebody who puts the same answers in the same order again counts once.
 
     Args:
         feedback (`Iterable[Feedback]`):
@@ -159,25 +160,30 @@ def _labels(evidence: Evidence) -> list[UnpairedLabel]:
 
 
 def _rankings(evidence: Evidence) -> list[Ranking]:
-    first: dict[tuple[str, frozenset[str]], Ranking] = {}
+    first: dict[tuple[str, frozenset[tuple[str, int]]], Ranking] = {}
     for row in evidence.rows:
-        ranking = _ranking(row, evidence.interactions)
+        ranking = _ranking(row, [evidence.interactions[name] for name in row.interaction_ids])
         if ranking is not None:
-            first.setdefault((ranking.voice, frozenset(ranking.interaction_ids)), ranking)
+            order = frozenset(zip(ranking.interaction_ids, ranking.ranks, strict=True))
+            first.setdefault((ranking.voice, order), ranking)
     return list(first.values())
 
 
-def _ranking(row: Feedback, interactions: Mapping[str, Interaction]) -> Ranking | None:
+def _ranking(row: Feedback, answers: Sequence[Interaction]) -> Ranking | None:
+    ranked = _ranked(row, answers)
+    return make_ranking(row, *zip(*ranked, strict=True)) if len(ranked) > 1 else None
+
+
+def _ranked(row: Feedback, answers: Sequence[Interaction]) -> list[tuple[Interaction, int]]:
+    """Those of the answers that a ranking or a tie puts in order which can be compared, each with its rank."""
     is_tie = row.kind is FeedbackKind.COMPARISON and row.value == "tie"
     if not is_tie and row.kind is not FeedbackKind.RANKING:
-        return None
-    ranks = [1, 1] if is_tie else row.value
+        return []
     kept: list[tuple[Interaction, int]] = []
-    for name, rank in zip(row.interaction_ids, ranks, strict=True):
-        answer = interactions[name]
+    for answer, rank in zip(answers, [1, 1] if is_tie else row.value, strict=True):
         if says_something(answer) and all(are_alternatives(answer, other) for other, _ in kept):
             kept.append((answer, rank))
-    return make_ranking(row, *zip(*kept, strict=True)) if len(kept) > 1 else None
+    return kept
 
 
 def _stated_pairs(row: Feedback, answers: Sequence[Interaction]) -> list[PreferencePair]:
@@ -185,13 +191,19 @@ def _stated_pairs(row: Feedback, answers: Sequence[Interaction]) -> list[Prefere
     if row.kind is FeedbackKind.COMPARISON and row.value != "tie":
         return _pairs_of_tiers(row, [[answer] for answer in (answers if row.value == "first" else answers[::-1])])
     if row.kind is FeedbackKind.RANKING:
-        ranked = [(rank, answer) for rank, answer in zip(row.value, answers, strict=True) if says_something(answer)]
-        tiers = [[answer for rank, answer in ranked if rank == tier] for tier in sorted({rank for rank, _ in ranked})]
-        return _pairs_of_tiers(row, tiers)
+        return _pairs_of_tiers(row, tiers(_ranked(row, answers)))
     if row.kind is FeedbackKind.CORRECTION:
         rewrite = replace(answers[0], completion=[{"role": "assistant", "content": row.value}])
         return _pairs_of_tiers(row, [[rewrite], list(answers)])
     return []
+
+
+def tiers(ranked: Iterable[tuple[Ranked, int]]) -> list[list[Ranked]]:
+    """Returns what was ranked in groups of one rank, the best first."""
+    by_rank: dict[int, list[Ranked]] = defaultdict(list)
+    for each, rank in ranked:
+        by_rank[rank].append(each)
+    return [by_rank[rank] for rank in sorted(by_rank)]
 
 
 def _pairs_of_tiers(row: Feedback, tiers: Sequence[Sequence[Interaction]]) -> list[PreferencePair]:

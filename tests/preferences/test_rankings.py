@@ -48,11 +48,11 @@ def test_answers_that_cannot_be_compared_are_left_out_of_a_ranking(log):
     assert len(log.read().rankings) == 1
 
 
-def test_the_same_answers_ranked_again_by_the_same_user_count_once(log):
+def test_the_same_order_of_the_same_user_again_counts_once(log):
     answers = [log.answer(text) for text in "abc"]
     log.say("ranking", answers, [1, 2, 3])
     before = log.store.latest_seq()
-    log.say("ranking", answers[::-1], [1, 2, 3])
+    log.say("ranking", answers[::-1], [3, 2, 1])
     log.say("ranking", answers, [1, 2, 3], user_id="bob")
     assert [ranking.voice for ranking in log.read().rankings] == ["ada", "bob"]
     assert [ranking.voice for ranking in log.read(after=before).rankings] == ["bob"]
@@ -72,6 +72,63 @@ def test_statements_say_everything_once(log):
     batch = log.read()
     assert [type(statement) for statement in batch.statements] == [Ranking, PreferencePair, UnpairedLabel]
     assert len(batch.pairs) == 3
+
+
+def orders(log) -> list[tuple[str, ...]]:
+    """Returns what the statements of a log say, as the letters of the answers from the best to the worst."""
+    names = {answer.interaction_id: answer.completion[0]["content"] for answer in log.store.interactions()}
+    return [
+        tuple(
+            names[name]
+            for name, _ in sorted(
+                zip(each.interaction_ids, each.ranks if isinstance(each, Ranking) else (1, 2), strict=True),
+                key=lambda ranked: ranked[1],
+            )
+        )
+        for each in log.read().statements
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (("comparison", "ab", "first"), ("ranking", "abc", [1, 2, 3]), ["ab", "bc"]),
+        (("comparison", "ab", "first"), ("ranking", "ab", [1, 2]), ["ab"]),
+        (("ranking", "abc", [1, 2, 3]), ("ranking", "ac", [1, 2]), ["abc"]),
+        (("ranking", "abc", [1, 2, 3]), ("ranking", "abd", [1, 2, 3]), ["abc", "bd"]),
+        (("ranking", "abc", [1, 2, 3]), ("comparison", "ac", "first"), ["abc"]),
+        (("ranking", "ab", [1, 2]), ("ranking", "ab", [2, 1]), ["ab", "ba"]),
+        (("comparison", "ab", "tie"), ("ranking", "ab", [1, 2]), ["ab", "ab"]),
+        (("comparison", "ab", "tie"), ("ranking", "ab", [1, 1]), ["ab"]),
+    ],
+)
+def test_what_was_said_before_is_no_statement_again(log, first, second, said):
+    answers = {text: log.answer(text) for text in "abcd"}
+    for kind, named, value in (first, second):
+        log.say(kind, [answers[text] for text in named], value)
+    assert orders(log) == [tuple(order) for order in said]
+
+
+def test_what_a_ranking_said_again_is_a_statement_once_the_first_is_taken_back(log):
+    answers = [log.answer(text) for text in "abc"]
+    compared = log.say("comparison", answers[:2], "first")
+    log.say("ranking", answers, [1, 2, 3])
+    before = log.read()
+    log.say("comparison", [], None, supersedes=compared.feedback_id)
+    after = log.read(after=before.upto)
+    kept = [each for each in before.statements if after.still_counts(each)]
+    said = sorted(each.interaction_ids for each in [*kept, *after.statements])
+    names = [answer.interaction_id for answer in answers]
+    assert said == sorted([(names[0], names[1]), (names[1], names[2])])
+
+
+def test_answers_around_one_that_cannot_be_compared_are_neighbours(log):
+    other = log.answer("b", prompt="And my refund?")
+    answers = [log.answer("a"), other, log.answer("c")]
+    log.say("ranking", answers, [1, 2, 3])
+    assert orders(log) == [("a", "c")]
+    (pair,) = log.read().pairs
+    assert pair.interaction_ids == (answers[0].interaction_id, answers[2].interaction_id)
 
 
 def test_rankings_of_one_user_are_capped_like_pairs(log):
