@@ -78,6 +78,8 @@ class Rig:
 
     def __init__(self, stack: ExitStack, folder: Path | None) -> None:
         self._stack = stack
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder)))
         self._server: str | None = None
 
