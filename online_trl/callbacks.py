@@ -40,6 +40,8 @@ class RefreshCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if state.global_step == 0:
+            self.last_step = 0  # another call of `train` counts its own steps
         self.schedule.begin(learn=state.global_step == 0)
 
     def on_step_end(

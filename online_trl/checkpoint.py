@@ -35,6 +35,7 @@ class CheckpointMixin:
     - `step`: batches that were trained on; it tells where in a rollout the run was.
     - `prompts`: how far the prompts in the log were read, by the trainer and by the dataloader ahead of it.
     - `reward_sources`: the running moments of each source's rewards.
+    - `rollout_log`: what the table of completions shows of the rollout under way.
     - `reward_version`, `reward_versions_used`: which version pays, and which ones did.
     - `refresh`: the feedback cursor, the step of the last refresh, and what is known of how people change.
 
@@ -52,6 +53,7 @@ class CheckpointMixin:
     online_collator: OnlineDataCollator | None
     refresh_callback: RefreshCallback | None
     _step: int
+    _logs: dict[str, Any]
     _buffered_inputs: Any
     _train_sampler: Any = None
 
@@ -84,7 +86,7 @@ class CheckpointMixin:
         # comes after it, and must not come before another rank is done.
         super()._save_rng_state(output_dir)  # type: ignore[misc]
         folder = Path(output_dir)
-        if self._step % (self.args.steps_per_generation * self.args.num_iterations):
+        if not self._at_rollout_end:
             torch.save(self._buffered_inputs, folder / self._rollout_file)
         if self.args.should_save:
             (folder / STATE_FILE).write_text(json.dumps(self._online_state()), encoding="utf-8")
@@ -115,6 +117,7 @@ class CheckpointMixin:
     def _online_state(self) -> dict[str, Any]:
         state: dict[str, Any] = {"step": self._step, "cut": self._cut}
         state["reward_sources"] = self.reward_sources.state_dict()
+        state["rollout_log"] = self._rollout_log()
         if self.online_collator is not None:
             state["prompts"] = self.online_collator.state_at(batches=self._step)
         if self.live_reward is not None:
@@ -123,6 +126,20 @@ class CheckpointMixin:
         if self.refresh_callback is not None:
             state["refresh"] = self.refresh_callback.state_dict()
         return state
+
+    def _rollout_log(self) -> dict[str, Any]:
+        """What the table of completions shows of the rollout under way; of one with images, nothing."""
+        if self._at_rollout_end or self._logs["images"]:
+            return {}
+        names = ("prompt", "completion", "rewards", "advantages", "extra")
+        logged = {name: _as_lists(self._logs[name]) for name in names}
+        # A function may log what is no JSON; the table shows it as a text.
+        plain: dict[str, Any] = json.loads(json.dumps(logged, default=str))
+        return plain
+
+    @property
+    def _at_rollout_end(self) -> bool:
+        return self._step % (self.args.steps_per_generation * self.args.num_iterations) == 0
 
     @property
     def _cut(self) -> dict[str, int]:
@@ -149,6 +166,8 @@ class CheckpointMixin:
         self._check_same_parts(state)
         self._step = state["step"]
         self.reward_sources.load_state_dict(state["reward_sources"])
+        for name, logged in state["rollout_log"].items():
+            _fill(self._logs[name], logged)
         if self.online_collator is not None:
             # transformers takes a streamed dataset from its beginning, and an ordinary one from where the run was.
             streamed = isinstance(self.train_dataset, IterableDataset) and not self.args.ignore_data_skip
@@ -175,6 +194,19 @@ class CheckpointMixin:
             orphaned = interval is not None and interval[1] > upto
             if orphaned and later.status is not VersionStatus.ABANDONED:
                 registry.abandon(later.name, "left behind by a run that was resumed from an earlier checkpoint")
+
+
+def _as_lists(logged: Any) -> Any:
+    return {name: list(column) for name, column in logged.items()} if isinstance(logged, dict) else list(logged)
+
+
+def _fill(column: Any, logged: Any) -> None:
+    if isinstance(logged, dict):
+        for name, values in logged.items():
+            _fill(column[name], values)
+    else:
+        column.clear()
+        column.extend(logged)
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:

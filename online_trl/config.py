@@ -143,8 +143,10 @@ class OnlineArguments(RefreshArguments):
 
     Args:
         fresh_prompt_fraction (`float`, *optional*, defaults to `0.5`):
-            Share of the prompts of a generation batch that is taken from the feedback log, newest first. When the log
-            has fewer new prompts, the rest comes from `train_dataset`.
+            Share of the prompts of a generation batch that is taken from the feedback log, newest first; where a batch
+            has only one, the share of the batches. When the log has fewer new prompts, the rest comes from
+            `train_dataset`. To a prompt from the log, reward functions are passed `None` for every other column of the
+            dataset.
         max_prompt_length (`int`, *optional*):
             Tokens of the longest prompt that is trained on, of `train_dataset` and of the log. Defaults to no limit.
         long_prompts (`str`, *optional*, defaults to `"drop"`):

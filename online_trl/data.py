@@ -116,7 +116,7 @@ class OnlineDataCollator:
         generate_every (`int`):
             Dataloader batches per generation (`steps_per_generation × num_iterations`).
         fresh_fraction (`float`, *optional*, defaults to `0.5`):
-            Share of the prompts that is taken from the log.
+            Share of the prompts that is taken from the log; of a batch of one prompt, the share of the batches.
         process_index (`int`, *optional*, defaults to `0`):
             Rank of this process.
         broadcast (`Callable[[Callable[[], T]], T]`, *optional*):
@@ -171,8 +171,9 @@ class OnlineDataCollator:
         index, self._batches = self._batches, self._batches + 1
         if index < self._begins_at or index % self.generate_every != 0:
             return features  # TRL reuses the completions of the last generation and does not look at these rows
-        draw = self._draw()
-        slots = self._slots(index // self.generate_every, len(draw.prompts))
+        generation = index // self.generate_every
+        draw = self._draw(self._wanted(generation))
+        slots = self._slots(generation, len(draw.prompts))
         offset = self.process_index * len(features)
         return [
             self._with_prompt(row, draw, slots.get((offset + position) // self.num_generations))
@@ -209,17 +210,23 @@ class OnlineDataCollator:
     def _generations(self, batches: int) -> int:
         return -(-batches // self.generate_every)
 
-    def _draw(self) -> Draw:
+    def _wanted(self, generation: int) -> int:
+        """How many prompts of a generation batch are to be fresh: what the share comes to over the batches so far."""
+        share = self.fresh_fraction * self.num_prompts
+        return math.floor((generation + 1) * share + 0.5) - math.floor(generation * share + 0.5)
+
+    def _draw(self, wanted: int) -> Draw:
         upto = self._to_repeat.popleft() if self._to_repeat else None
-        draw: Draw = self.broadcast(lambda: self._read(upto))
+        draw: Draw = self.broadcast(lambda: self._read(wanted, upto))
         self.cursor = draw.upto
         self._read_upto.append(draw.upto)
         return draw
 
-    def _read(self, upto: int | None) -> Draw:
+    def _read(self, wanted: int, upto: int | None) -> Draw:
+        if not wanted:
+            return Draw(prompts=(), upto=self.cursor)
         upto = self.store.latest_seq() if upto is None else upto
-        wanted = round(self.fresh_fraction * self.num_prompts)
-        fresh = self._fresh_prompts(wanted, upto) if wanted else []
+        fresh = self._fresh_prompts(wanted, upto)
         return Draw(prompts=tuple((one.interaction_id, one.prompt) for one in fresh), upto=upto)
 
     def _fresh_prompts(self, wanted: int, upto: int) -> list[Interaction]:

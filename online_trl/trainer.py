@@ -50,7 +50,7 @@ class OnlineTrainerMixin(CheckpointMixin):
             [`~online_trl.store.RemoteStore`] of another machine's. Without it, the trainer is TRL's own.
 
     Raises:
-        [`~online_trl.config.ConfigError`]: if the prompts of `train_dataset` are plain text although a `store` or a
+        [`~online_trl.config.ConfigError`]: if the prompts of a dataset are plain text although a `store` or a
             live reward is given, if the live reward has neither a version nor a log to learn from, or if the settings
             do not go with each other.
         `TypeError`: if `args` has not the fields of the online trainers.
@@ -77,8 +77,9 @@ class OnlineTrainerMixin(CheckpointMixin):
         sources = RewardSources(reward_funcs)
         live = sources.live
         _check_arguments(args, self.config_type, kwargs, reads_log=store is not None)
-        if (store is not None or live is not None) and train_dataset is not None:
-            _check_conversational(train_dataset)
+        if store is not None or live is not None:
+            for name, dataset in _named_datasets(train_dataset, kwargs.get("eval_dataset")):
+                _check_conversational(name, dataset)
         if live is not None:
             _check_live_reward(live, args, store)
         self._check_before_loading(args, model, live, kwargs.get("peft_config"))
@@ -322,6 +323,11 @@ def _check_arguments(args: Any, config_type: type[Any], given: dict[str, Any], *
             f"`dataloader_num_workers` is {args.dataloader_num_workers}, but fresh prompts are read from the log in "
             "the training process itself; set it to 0"
         )
+    if reads_log and args.fresh_prompt_fraction and isinstance(given.get("environment_factory"), dict):
+        raise ConfigError(
+            "with several environments each prompt has to name its own, which those from the log do not: set "
+            "`fresh_prompt_fraction` to 0"
+        )
     if args.max_prompt_length is None:
         return
     if args.long_prompts == TRUNCATE and given.get("rollout_func") is not None:
@@ -335,12 +341,21 @@ def _check_arguments(args: Any, config_type: type[Any], given: dict[str, Any], *
         )
 
 
-def _check_conversational(dataset: Dataset | IterableDataset) -> None:
-    row = next(iter(dataset))
+def _named_datasets(train_dataset: Any, eval_dataset: Any) -> list[tuple[str, Any]]:
+    several = eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}
+    named = [("train_dataset", train_dataset)]
+    named += [(f"eval_dataset[{name!r}]" if name else "eval_dataset", dataset) for name, dataset in several.items()]
+    return [(name, dataset) for name, dataset in named if dataset is not None]
+
+
+def _check_conversational(name: str, dataset: Dataset | IterableDataset) -> None:
+    row = next(iter(dataset), None)
+    if row is None:
+        raise ConfigError(f"`{name}` is empty")
     if "prompt" not in row:
-        raise ConfigError(f"`train_dataset` has no column `prompt`; it has {', '.join(row)}")
+        raise ConfigError(f"`{name}` has no column `prompt`; it has {', '.join(row)}")
     if not is_conversational(row):
         raise ConfigError(
-            "the prompts of `train_dataset` are plain text, but the feedback log and the live reward are about "
+            f"the prompts of `{name}` are plain text, but the feedback log and the live reward are about "
             'conversations: turn each into [{"role": "user", "content": prompt}]'
         )

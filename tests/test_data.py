@@ -65,6 +65,26 @@ def test_half_of_the_groups_are_fresh_and_groups_stay_whole(store):
         assert (row["interaction_id"] is None) == (row["answer"] is not None)
 
 
+@pytest.mark.parametrize(("prompts", "share", "fresh"), [(1, 0.5, 4), (3, 0.5, 12), (1, 0.25, 2), (5, 0.1, 4)])
+def test_the_share_is_kept_over_batches_that_it_does_not_divide(store, prompts, share, fresh):
+    collate = collator(store, prompts=prompts, fresh_fraction=share)
+    found = 0
+    for batch in range(8):
+        for number in range(prompts):
+            say(store, f"fresh {batch} {number}", user_id=f"user {batch} {number}")
+        found += sum(not text.startswith("seed") for text in texts(collate(repeated(seeds(prompts), 2)))) // 2
+    assert found == pytest.approx(fresh, abs=1)
+
+
+def test_a_batch_that_takes_nothing_from_the_log_leaves_its_prompts_for_the_next(store):
+    collate = collator(store, prompts=1)
+    say(store, "first")
+    first = texts(collate(repeated(seeds(1), 2)))
+    say(store, "second")
+    second, third = (texts(collate(repeated(seeds(1), 2))) for _ in range(2))
+    assert (first[0], second[0], third[0]) == ("first", "seed 0", "second")
+
+
 def test_a_prompt_is_offered_once_and_then_the_seeds_fill_in(store):
     say(store, "only")
     collate = collator(store)

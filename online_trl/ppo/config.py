@@ -137,6 +137,10 @@ class OnlinePPOConfig(OnlineArguments, GRPOConfig):
             raise ConfigError("`use_liger_kernel` computes a loss that has no room for the critic's: leave it out")
         if self.scale_rewards not in ("group", True):
             raise ConfigError("`scale_rewards` scales within groups, which PPO has not: see `whiten_rewards`")
+        if self.sync_ref_model:
+            raise ConfigError(
+                "`sync_ref_model` copies the policy with its critic onto a reference that has none: leave it out"
+            )
         if self.multi_objective_aggregation != "sum_then_normalize":
             raise ConfigError(
                 "`multi_objective_aggregation` normalises within groups, which PPO has not: leave it out"

@@ -58,7 +58,8 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
 
     Raises:
         [`~online_trl.config.ConfigError`]: if the prompts hold images or have a column of them, which the critic could
-            not see, if DeepSpeed would save no critic, or as [`~online_trl.trainer.OnlineTrainerMixin`].
+            not see, if `optimizers` brings an optimiser, if DeepSpeed would save no critic, or as
+            [`~online_trl.trainer.OnlineTrainerMixin`].
 
     Example:
 
@@ -90,11 +91,17 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
         model: str | PreTrainedModel,
         reward_funcs: Any = None,
         args: OnlinePPOConfig | None = None,
+        train_dataset: Any = None,
         **kwargs: Any,
     ) -> None:
-        for name in ("train_dataset", "eval_dataset"):
-            _check_text_alone(name, kwargs.get(name))
-        super().__init__(model, reward_funcs, args, **kwargs)
+        _check_text_alone("train_dataset", train_dataset)
+        _check_text_alone("eval_dataset", kwargs.get("eval_dataset"))
+        if (kwargs.get("optimizers") or (None, None))[0] is not None:
+            raise ConfigError(
+                "an optimiser that is made before the trainer does not know the critic, which would never learn: pass "
+                "`optimizer_cls_and_kwargs`, or set `optim`"
+            )
+        super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
         self._scores = torch.empty(0)
         self._scorable = torch.empty(0)
         critic = self._make_critic()
@@ -261,10 +268,15 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
         self._metrics["train" if self.model.training else "eval"].pop("frac_reward_zero_std", None)
         if self.args.kl_penalty == IN_REWARD:  # otherwise TRL logs it, with the loss
             self._log_mean("kl", (kl * mask).sum() / mask.sum().clamp(min=1))
-        self._log_mean("objective/kl", (kl * mask).sum(dim=1).mean())
-        self._log_mean("objective/scores", scores.mean())
+        for name, of_completions in (("objective/kl", (kl * mask).sum(dim=1)), ("objective/scores", scores)):
+            self._log_mean(name, self._mean_of_scorable(of_completions))
         self._log_mean("val/mean", (values * mask).sum() / mask.sum().clamp(min=1))
         self._log_mean("val/explained_variance", ppo_math.explained_variance(values, returns, mask))
+
+    def _mean_of_scorable(self, of_completions: torch.Tensor) -> torch.Tensor:
+        """The mean over the completions of all ranks that a reward was given for."""
+        scorable = self._local(self._scorable, len(of_completions))
+        return self._add_up((of_completions * scorable).sum()) / self._add_up(scorable.sum()).clamp(min=1)
 
     def _log_mean(self, name: str, value: torch.Tensor) -> None:
         mode = "train" if self.model.training else "eval"

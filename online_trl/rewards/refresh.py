@@ -28,7 +28,7 @@ from trl import RewardTrainer
 
 from ..config import RefreshArguments
 from ..preferences import PreferenceBatch, cap_user_shares, statement_dataset
-from ..registry import Consumed, ModelRegistry, Sources, copy_model
+from ..registry import Consumed, ModelRegistry, RegistryError, Sources, copy_model
 from ..types import ModelRole, Statement, VersionStatus, utcnow
 from .anchors import renew_anchors
 from .collapse import Audit, find_collapse
@@ -140,7 +140,7 @@ class RewardRefresher:
         started = time.monotonic()
         self.live.follow()  # to go on from the version in service, which somebody may have rolled back
         self.remember(batch)
-        restarted = self.broadcast(self._why_stuck)
+        restarted = self.broadcast(lambda: self._why_gone() or self._why_stuck())
         restart = self._starts_anew or restarted is not None
         rows = self._rows(batch, restart=restart)
         with tempfile.TemporaryDirectory(prefix="reward-") as temporary:
@@ -250,6 +250,17 @@ class RewardRefresher:
         judgement.standard.write(folder)
         audit = Audit("the candidate", judgement.audit_accuracy, judgement.audited, judgement.spread)
         return judgement, find_collapse([*self._line(anchors.version), audit])
+
+    def _why_gone(self) -> str | None:
+        """Says so if the live version can no longer be read, so that nothing can go on from it."""
+        if self.live.version is None:
+            return None
+        try:
+            self.registry.path(self.live.version)
+        except RegistryError as error:
+            logger.warning("the reward model is made anew, for its last version cannot be read: %s", error)
+            return f"{self.live.version} can no longer be read"
+        return None
 
     def _why_stuck(self) -> str | None:
         """Says so if the versions since the live one were refused one after the other, and none was made anew."""

@@ -25,7 +25,7 @@ from trl.experimental.ppo import PPOTrainer
 
 from ..config import ConfigError
 from ..prompts import PromptLimit
-from ..rewards.functions import name_of
+from ..rewards.functions import RewardFunctionError, name_of
 from ..trainer import OnlineTrainerMixin
 from .config import OnlineTRLPPOConfig
 from .prompts import PromptCollator, Row
@@ -181,6 +181,11 @@ class FunctionPPOTrainer(PPOTrainer):
             completions = [[{"role": "assistant", "content": text}] for text in completions]
         prompts = [row["prompt"] for row in rows]
         rewards_per_func = self._calculate_rewards(rows, prompts, completions, completion_ids)
+        if rewards_per_func.isnan().all(dim=1).any():
+            raise RewardFunctionError(
+                f"none of the reward functions ({', '.join(self.reward_func_names)}) rates one of the completions, "
+                "and TRL's `PPOTrainer` cannot leave it out: return a number, or use `online_trl.ppo`"
+            )
         for name, rewards in zip(self.reward_func_names, rewards_per_func.unbind(dim=1), strict=True):
             self._log_metric(f"rewards/{name}/mean", rewards.nanmean().item())
         rewards = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)

@@ -197,6 +197,7 @@ def test_a_dataset_of_long_prompts_alone_is_refused(tiny_policy, tmp_path, mixed
     [
         ({"long_prompts": "truncate"}, {"rollout_func": ones}, "a `rollout_func` tokenises its prompts itself"),
         ({}, {"environment_factory": dict}, "known only once its environment has added to it"),
+        ({}, {"environment_factory": {"room": dict}, "store": "a log"}, "with several environments each prompt"),
         ({"dataloader_num_workers": 2}, {"store": "a log"}, "`dataloader_num_workers` is 2"),
     ],
 )

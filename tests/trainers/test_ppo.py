@@ -188,6 +188,7 @@ def test_a_rollout_is_used_for_several_epochs_of_minibatches(tiny_policy, tmp_pa
         ({"kl_penalty": "loss", "beta": 0.0}, "`kl_penalty` is `loss`, but `beta`"),
         ({"loss_type": "sapo"}, "unknown loss_type `sapo`; did you mean `dapo`"),
         ({"use_liger_kernel": True}, "`use_liger_kernel` computes a loss that has no room for the critic's"),
+        ({"sync_ref_model": True}, "`sync_ref_model` copies the policy with its critic"),
         ({"scale_rewards": "none"}, "`scale_rewards` scales within groups, which PPO has not"),
         ({"multi_objective_aggregation": "normalize_then_sum"}, "normalises within groups, which PPO has not"),
     ],

@@ -1,6 +1,7 @@
 """The online trainers on tiny models: real TRL trainers, real log, real registry."""
 
 import itertools
+import shutil
 
 import pandas
 import pytest
@@ -14,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    TrainerCallback,
 )
 
 from feedback import WriteEachStep, add_comparisons
@@ -170,6 +172,48 @@ def test_plain_prompts_beside_a_log_are_refused_before_a_model_is_loaded(store, 
     plain = Dataset.from_list([{"prompt": "seed"}] * 8)
     with pytest.raises(ConfigError, match="prompts of `train_dataset` are plain text"):
         make("grpo", "no/such-model", tmp_path, brevity, plain, store=store)
+
+
+def test_plain_prompts_to_evaluate_on_beside_a_log_are_refused_before_a_model_is_loaded(store, prompts, tmp_path):
+    plain = Dataset.from_list([{"prompt": "seed"}] * 8)
+    with pytest.raises(ConfigError, match=r"prompts of `eval_dataset\['short'\]` are plain text"):
+        make("grpo", "no/such-model", tmp_path, brevity, prompts, store=store, eval_dataset={"short": plain})
+
+
+class Spoil(TrainerCallback):
+    """Takes the live reward version away after the first step."""
+
+    def __init__(self, live):
+        self.live = live
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            shutil.rmtree(self.live.registry.path(self.live.version))
+
+
+def test_a_reward_version_that_vanished_is_made_anew(tiny_policy, tmp_path, prompts, store, registry, caplog):
+    add_comparisons(store, 40)
+    live = LiveReward(registry)
+    settings = {"max_steps": 4, "refresh_steps": 2, "refresh_min_statements": 4, "reward_config": REWARD}
+    callbacks = [Spoil(live), WriteEachStep(store)]
+    trainer = make("grpo", tiny_policy, tmp_path, [live], prompts, store=store, callbacks=callbacks, **settings)
+    trainer.train()
+    first, second, *_ = trainer.refreshes
+    assert second.restarted == f"{first.version} can no longer be read"
+    assert "made anew, for its last version cannot be read" in caplog.text
+    assert len(logged(trainer, "loss")) == 4
+
+
+def test_another_call_of_train_refreshes_as_often(tiny_policy, tmp_path, prompts, store, registry):
+    add_comparisons(store, 40)
+    settings = {"max_steps": 4, "refresh_steps": 2, "refresh_min_statements": 4, "reward_config": REWARD}
+    trainer = make("grpo", tiny_policy, tmp_path, [LiveReward(registry)], prompts, store=store, **settings)
+    trainer.add_callback(WriteEachStep(store))
+    trainer.train()
+    first = len(trainer.refreshes)
+    trainer.train()
+    # Without the first version, which there is now, and with what was said since the last refresh.
+    assert len(trainer.refreshes) - first >= first - 1
 
 
 def test_a_live_reward_with_nothing_to_learn_from_is_refused_before_a_model_is_loaded(registry, prompts, tmp_path):

@@ -20,6 +20,7 @@ from online_trl.config import ConfigError
 from online_trl.evaluate_script import Evaluation
 from online_trl.evaluation_settings import EvaluationSettings
 from online_trl.registry import copy_model
+from online_trl.rewards.functions import RewardFunctionError
 from online_trl.rewards.scorer import LiveReward
 from online_trl.script import Job, run
 from online_trl.types import ModelRole
@@ -89,6 +90,17 @@ def test_what_reward_functions_say_reaches_the_trainer(kind, tiny_policy, tmp_pa
         text = completion[0]["content"] if kind == "chat" else completion
         assert text == tokenizer.decode(ids, skip_special_tokens=True)
         assert tokenizer.eos_token_id not in ids[:-1]
+
+
+@needs_ppo
+def test_a_completion_that_no_function_rates_stops_the_run(tiny_policy, tmp_path):
+    def none_at_all(completions, **columns):
+        return [None] * len(completions)
+
+    prompts = Dataset.from_dict({"prompt": [f"seed {number}" for number in range(32)]})
+    trainer = make(tiny_policy, tmp_path, [none_at_all], prompts)
+    with pytest.raises(RewardFunctionError, match=r"none of the reward functions \(none_at_all\) rates"):
+        trainer.train()
 
 
 @needs_ppo
