@@ -23,7 +23,7 @@ import torch
 from accelerate.utils import is_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CONFIG_NAME, AutoConfig, AutoModelForTokenClassification, PreTrainedModel
+from transformers import CONFIG_NAME, AutoModel, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.trainer.utils import disable_dropout_in_model
 
@@ -31,9 +31,10 @@ from .config import ConfigError
 from .shared_base import on_shared_base
 
 CRITIC_FOLDER = "critic"
+_LOADED_ALIKE = ("revision", "attn_implementation", "trust_remote_code", "cache_dir", "subfolder")
 MODEL, HEAD, ADAPTER = "model", "head", "adapter"
 _PREFIX = "critic."
-_WEIGHTS = "critic.safetensors"
+_WEIGHTS, _HEAD = "critic.safetensors", "value_head.safetensors"
 _OTHER_CRITIC = "{} holds a critic of another kind or shape: set `critic` to what it was then"
 
 
@@ -77,29 +78,25 @@ class Critic(nn.Module):
 
 class ModelCritic(Critic):
     """
-    A token classification model with one label.
+    A model of its own, and a value head on it.
 
     Args:
         path (`str`):
-            Folder or hub id of a saved critic, or of a causal language model or reward model, which gets a new head
-            whose values are 0.
+            Folder or hub id of a saved critic, or of a causal language model or reward model, of which the backbone is
+            taken; it gets a head whose values are 0.
         dtype (`torch.dtype`):
             Type of its parameters.
+        **kwargs:
+            As for `AutoModel.from_pretrained`: `revision`, `attn_implementation` …
     """
 
-    def __init__(self, path: str, *, dtype: torch.dtype) -> None:
+    def __init__(self, path: str, *, dtype: torch.dtype, **kwargs: Any) -> None:
         super().__init__()
-        config = AutoConfig.from_pretrained(path)
-        architectures = config.architectures or ()
-        # A head of another size can be replaced, but under ZeRO-3 not left out.
-        labels = config.num_labels if any("ForSequenceClassification" in name for name in architectures) else 1
-        self.model: PreTrainedModel = AutoModelForTokenClassification.from_pretrained(
-            path, num_labels=labels, dtype=dtype
-        )
-        if not any("ForTokenClassification" in name for name in architectures):
-            old = self.model.score
-            self.model.score = value_head(old.in_features, dtype=dtype, device=old.weight.device)
-            self.model.config.num_labels = self.model.num_labels = 1
+        self.model: PreTrainedModel = AutoModel.from_pretrained(path, dtype=dtype, **kwargs)
+        width = self.model.config.get_text_config().hidden_size
+        self.head = value_head(width, dtype=dtype, device=self.model.device)
+        if (Path(path) / _HEAD).is_file():
+            self.head.load_state_dict(load_file(Path(path) / _HEAD))
         disable_dropout_in_model(self.model)
 
     @property
@@ -107,15 +104,19 @@ class ModelCritic(Critic):
         return (self.model,)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        values: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        values: torch.Tensor = self.head(output.last_hidden_state)
         return values[..., 0]
 
     def save(self, folder: Path, state_dict: dict[str, torch.Tensor]) -> None:
         self.model.save_pretrained(folder, state_dict=_without_prefix(state_dict, "model."))
+        head = _without_prefix(state_dict, "head.")
+        save_file({name: tensor.contiguous() for name, tensor in head.items()}, folder / _HEAD)
 
     def load(self, folder: Path) -> None:
         _saved_file(folder, CONFIG_NAME)
-        self.model.load_state_dict(ModelCritic(str(folder), dtype=self.model.dtype).model.state_dict())
+        _saved_file(folder, _HEAD)
+        self.load_state_dict(ModelCritic(str(folder), dtype=self.model.dtype).state_dict())
 
 
 class HeadCritic(Critic):
@@ -194,7 +195,7 @@ class AdapterCritic(Critic):
         return values[..., 0]
 
 
-def make_critic(kind: str, start: str | None, policy: Any) -> Critic:
+def make_critic(kind: str, start: str | None, policy: Any, model_init_kwargs: dict[str, Any] | None = None) -> Critic:
     """
     Makes a critic for a policy.
 
@@ -205,12 +206,34 @@ def make_critic(kind: str, start: str | None, policy: Any) -> Critic:
             Folder or hub id that it starts from.
         policy (`PreTrainedModel` or [`~peft.PeftModel`]):
             The policy.
+        model_init_kwargs (`dict`, *optional*):
+            How the policy was loaded: a critic of the policy's model is loaded alike.
+
+    Raises:
+        [`~online_trl.config.ConfigError`]: if there is nothing that a critic of its own could start from.
     """
     if kind == MODEL:
-        return ModelCritic(start or policy.config._name_or_path, dtype=policy.dtype)
+        return _model_critic(start, policy, model_init_kwargs or {})
     critic = HeadCritic(policy) if kind == HEAD else AdapterCritic(policy)
     if start is not None:
         critic.load(Path(start))
+    return critic
+
+
+def _model_critic(start: str | None, policy: Any, model_init_kwargs: dict[str, Any]) -> ModelCritic:
+    if start is not None:
+        return ModelCritic(start, dtype=policy.dtype)
+    path = policy.config._name_or_path
+    if not path:
+        raise ConfigError(
+            "the policy was not loaded from anywhere that its critic could be loaded from too: name a `critic_model`, "
+            "or set `critic` to `head`"
+        )
+    alike = {name: value for name, value in model_init_kwargs.items() if name in _LOADED_ALIKE}
+    critic = ModelCritic(path, dtype=policy.dtype, **alike)
+    tokens = policy.get_input_embeddings().num_embeddings
+    if tokens != critic.model.get_input_embeddings().num_embeddings:  # the policy was given more of them
+        critic.model.resize_token_embeddings(tokens)
     return critic
 
 

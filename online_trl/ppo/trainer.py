@@ -129,7 +129,8 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
             live: Any = self.live_reward
             start = str(live.registry.path(live.version))
         kind = critic_kind(self.args.critic, start, _adapter(self.model))
-        return make_critic(kind, start or saved_beside(self.model.config._name_or_path, kind), self.model)
+        start = start or saved_beside(self.model.config._name_or_path, kind)
+        return make_critic(kind, start, self.model, self.args.model_init_kwargs)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         rewards_per_func: torch.Tensor = super()._calculate_rewards(*args, **kwargs)

@@ -203,6 +203,12 @@ def test_completions_come_with_these_tensors(run):
     assert shape[0] == 8, where
 
 
+@pytest.mark.parametrize("key", ["num_images", "tool_mask"])
+def test_what_a_rollout_has_only_with_images_or_tools_is_called_as_before(key):
+    code = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    assert f'output["{key}"] =' in code, changed(f"what a rollout calls `{key}`", "online_trl/ppo/trainer.py")
+
+
 def test_a_loss_takes_an_advantage_for_each_token(run):
     where = changed("`_compute_loss`", "online_trl/ppo/trainer.py, `_compute_loss`")
     assert len(run.returned["_compute_loss"]) == 4, where
@@ -309,7 +315,7 @@ OVERRIDES = {
     "CheckpointMixin._load_optimizer_and_scheduler": (
         "test_a_reward_model_is_loaded_by_trl_and_its_scale_comes_back_from_a_checkpoint"
     ),
-    "OnlinePPOTrainer._calculate_rewards": "test_what_no_reward_was_given_for_moves_neither_policy_nor_critic",
+    "OnlinePPOTrainer._calculate_rewards": "test_scores_add_up_by_their_weights",
     "OnlinePPOTrainer._generate_and_score_completions": "test_whitened_rewards_have_variance_one_over_all_tokens",
     "OnlinePPOTrainer._compute_loss": "test_equal_rewards_teach_the_critic_of_ppo",
     "OnlinePPOTrainer._save": "test_the_policy_is_saved_without_the_critic_and_loads_in_plain_transformers",

@@ -9,20 +9,27 @@ import torch
 from peft import AutoPeftModelForCausalLM, IA3Config, LoraConfig
 from safetensors.torch import load_file
 from transformers import (
+    AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     AutoTokenizer,
+    BloomConfig,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    OPTConfig,
 )
 from trl.generation.vllm_generation import VLLMGeneration
 
 from online_trl.checkpoint import last_complete_checkpoint
 from online_trl.config import ConfigError
 from online_trl.critic import AdapterCritic, HeadCritic, ModelCritic, is_critic_name
+from online_trl.ppo import OnlinePPOConfig, OnlinePPOTrainer
 from online_trl.ppo.trainer import _send_policy_alone
 from online_trl.rewards.scorer import LiveReward
 from online_trl.types import ModelRole
-from trainer_runs import brevity, logged, make
+from trainer_runs import SETTINGS, brevity, logged, make
 
 # Which critic goes with which policy: `True` stands for a policy with an adapter.
 KINDS = {("model", False): ModelCritic, ("head", False): HeadCritic, ("head", True): HeadCritic}
@@ -184,8 +191,11 @@ def test_the_policy_saves_itself_without_its_critic(kind, tiny_policy, tmp_path,
         )
     assert not (tmp_path / "model" / "critic").exists()
     if kind == "model":
-        saved = AutoModelForTokenClassification.from_pretrained(tmp_path / "trainer" / "critic")
-        assert saved.config.num_labels == 1
+        folder = tmp_path / "trainer" / "critic"
+        _, report = AutoModel.from_pretrained(folder, output_loading_info=True)
+        assert not report["unexpected_keys"]
+        assert not report["missing_keys"]
+        assert load_file(folder / "value_head.safetensors").keys() == {"weight", "bias"}
     else:
         assert load_file(tmp_path / "trainer" / "critic" / "critic.safetensors").keys() == {"head.weight", "head.bias"}
 
@@ -256,11 +266,11 @@ def test_a_critic_starts_from_the_live_reward_model_with_one_value_for_all_its_h
     registry.promote(version.name, "a test")
     trainer = make("ppo", tiny_policy, tmp_path, [LiveReward(registry)], prompts, critic_model="live")
     critic = trainer.model.critic
-    assert (critic.model.model.norm.weight == 7).all()
-    assert critic.model.score.weight.shape == (1, 32)
-    assert not critic.model.score.weight.any()
+    assert (critic.model.norm.weight == 7).all()
+    assert critic.head.weight.shape == (1, 32)
+    assert not critic.head.weight.any()
     trainer.save_model(str(tmp_path / "saved"))
-    assert AutoModelForTokenClassification.from_pretrained(tmp_path / "saved" / "critic").config.num_labels == 1
+    assert load_file(tmp_path / "saved" / "critic" / "value_head.safetensors")["weight"].shape == (1, 32)
 
 
 def test_a_critic_that_cannot_be_is_refused_before_a_model_is_loaded(tmp_path, prompts, store, registry):
@@ -310,3 +320,47 @@ def test_vllm_is_sent_the_policy_alone(kind, tiny_policy, tmp_path, prompts):
     assert sorted(sent) == sorted(
         name for name, _ in AutoModelForCausalLM.from_pretrained(tiny_policy).named_parameters()
     )
+
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+FAMILIES = {
+    "gpt2": GPT2Config(n_embd=32, n_layer=2, n_head=2),
+    "gpt_neox": GPTNeoXConfig(intermediate_size=64, **SIZES),
+    "opt": OPTConfig(ffn_dim=64, word_embed_proj_dim=32, **SIZES),
+    "bloom": BloomConfig(n_layer=2, n_head=2, hidden_size=32),
+    "gemma3": Gemma3TextConfig(intermediate_size=64, num_key_value_heads=2, head_dim=16, **SIZES),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_critic_of_its_own_is_made_of_any_family_of_models(family, tiny_policy, tmp_path, prompts):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_policy)
+    config = FAMILIES[family]
+    config.vocab_size, config.eos_token_id = len(tokenizer), tokenizer.eos_token_id
+    config.pad_token_id, config.bos_token_id = tokenizer.pad_token_id, None
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / family)
+    tokenizer.save_pretrained(tmp_path / family)
+    trainer = make("ppo", str(tmp_path / family), tmp_path, brevity, prompts, max_steps=2, **FREE)
+    before = state(trainer.model.critic)
+    trainer.train()
+    assert not torch.equal(trainer.model.critic.head.weight, before["head.weight"])
+    trainer.save_model(str(tmp_path / "saved"))
+    again = ModelCritic(str(tmp_path / "saved" / "critic"), dtype=torch.float32)
+    for name, weight in state(trainer.model.critic).items():
+        assert torch.equal(weight, again.state_dict()[name])
+
+
+def test_a_policy_that_was_given_more_tokens_gets_a_critic_that_knows_them(tiny_policy, tmp_path, prompts):
+    policy = AutoModelForCausalLM.from_pretrained(tiny_policy)
+    policy.resize_token_embeddings(policy.config.vocab_size + 3)
+    trainer = make("ppo", policy, tmp_path, brevity, prompts)
+    assert trainer.model.critic.model.get_input_embeddings().num_embeddings == policy.config.vocab_size
+
+
+def test_a_policy_from_nowhere_needs_to_be_told_where_its_critic_is_from(tiny_policy, tmp_path, prompts):
+    policy = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny_policy))
+    policy.config._name_or_path = ""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_policy)
+    args = OnlinePPOConfig(output_dir=str(tmp_path), beta=0.0, **SETTINGS)
+    with pytest.raises(ConfigError, match="name a `critic_model`, or set `critic` to `head`"):
+        OnlinePPOTrainer(policy, brevity, args, prompts, processing_class=tokenizer)

@@ -269,7 +269,7 @@ def test_two_processes_train_save_and_resume_every_kind_of_critic(accelerate_con
         result = json.loads((folder / "result.json").read_text())
         # The first two steps do not reach every factor of an adapter, whose product begins at 0.
         assert set(result["moved"]) <= set(result["trained"])
-        assert {"critic.head.weight", "critic.model.score.weight"} & set(result["moved"])
+        assert "critic.head.weight" in result["moved"]
         assert result["not_resumed"] == []
         assert result["value_loss"][1] < result["value_loss"][0]
         gathered = torch.load(folder / "gathered.pt")
