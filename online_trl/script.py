@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import is_peft_model
 from datasets import Dataset
 from trl import GRPOConfig, ModelConfig, ScriptArguments, TrlParser
 
@@ -19,6 +22,7 @@ from .dataset_import import DatasetFormatError, import_dataset, load_hf_dataset
 from .distributed import broadcast_from_main, leave_process_group
 from .preferences import prompt_dataset
 from .registry import ModelRegistry, RegistryError, copy_model
+from .rewards.reward_trainer import save_merged
 from .rewards.scorer import LiveReward
 from .rewards.source_options import LIVE, find_reward_source, read_reward_sources
 from .store import FeedbackStore, LogReader, StoreError, open_store
@@ -92,6 +96,8 @@ class Job:
     Args:
         prompts (`Dataset`):
             Prompts to train on.
+        eval_prompts (`Dataset`, *optional*):
+            Prompts of TRL's own evaluation, if the trainer's `eval_strategy` asks for one.
         reward_funcs (`list`):
             Reward functions, in the order of the arguments.
         store ([`~online_trl.store.LogReader`], *optional*):
@@ -101,6 +107,7 @@ class Job:
     """
 
     prompts: Dataset
+    eval_prompts: Dataset | None = None
     reward_funcs: list[Any]
     store: LogReader | None
     registry: ModelRegistry | None
@@ -138,7 +145,8 @@ def prepare(script_args: OnlineScriptArguments, training_args: GRPOConfig, model
 
     Args:
         script_args ([`OnlineScriptArguments`]), training_args (`GRPOConfig`), model_args (`ModelConfig`):
-            The parsed arguments.
+            The parsed arguments. How the model is to be loaded is put into the trainer's `model_init_kwargs`, as TRL's
+            own scripts do.
 
     Returns:
         [`Job`]: The parts to pass to a trainer.
@@ -147,7 +155,9 @@ def prepare(script_args: OnlineScriptArguments, training_args: GRPOConfig, model
         [`~online_trl.config.ConfigError`]: if a reward source, a dataset, a column or the model does not exist.
         [`~online_trl.store.StoreError`]: if the log cannot be opened or read.
     """
-    check_model("model_name_or_path", model_args.model_name_or_path)
+    _check_script_arguments(script_args, training_args)
+    training_args.model_init_kwargs = _model_init_kwargs(training_args, model_args)
+    check_model("model_name_or_path", model_args.model_name_or_path, training_args.model_init_kwargs)
     check_reward_config(training_args)
     sources: dict[str, Any] = _reward_sources(script_args, training_args)
     if LIVE in script_args.reward_funcs and not (script_args.store and script_args.registry):
@@ -160,7 +170,10 @@ def prepare(script_args: OnlineScriptArguments, training_args: GRPOConfig, model
         sources[LIVE] = LiveReward(registry)
     reward_funcs = [sources[name] for name in script_args.reward_funcs]
     prompts = broadcast_from_main(lambda: _prompts(script_args, store))
-    return Job(prompts=prompts, reward_funcs=reward_funcs, store=store, registry=registry)
+    eval_prompts = None
+    if training_args.eval_strategy != "no":
+        eval_prompts = broadcast_from_main(lambda: _named_prompts(script_args, script_args.dataset_test_split))
+    return Job(prompts=prompts, eval_prompts=eval_prompts, reward_funcs=reward_funcs, store=store, registry=registry)
 
 
 def launch(main: Callable[[], Any]) -> None:
@@ -200,7 +213,22 @@ def run(trainer: Any, job: Job) -> str | None:
         return None
     trainer.save_model(trainer.args.output_dir)
     registry = job.registry
-    return broadcast_from_main(lambda: _publish(trainer, registry)) if registry is not None else None
+    if registry is None:
+        return None
+    with _whole_policy(trainer) as folder:
+        return broadcast_from_main(lambda: _publish(trainer, registry, folder))
+
+
+@contextmanager
+def _whole_policy(trainer: Any) -> Iterator[Path]:
+    """Gives the folder of the policy as a whole model, to be served and trained on, also where it is an adapter."""
+    if not is_peft_model(trainer.accelerator.unwrap_model(trainer.model)):
+        yield Path(trainer.args.output_dir)
+        return
+    with tempfile.TemporaryDirectory(prefix="policy-") as temporary:
+        folder = Path(broadcast_from_main(lambda: temporary))
+        save_merged(trainer, folder)
+        yield folder
 
 
 def _checkpoint(args: GRPOConfig) -> str | bool | None:
@@ -210,7 +238,7 @@ def _checkpoint(args: GRPOConfig) -> str | bool | None:
     return True if wanted in ("true", "True") else wanted
 
 
-def _publish(trainer: Any, registry: ModelRegistry) -> str:
+def _publish(trainer: Any, registry: ModelRegistry, folder: Path) -> str:
     incumbent = registry.live(ModelRole.POLICY)
     known = {version.name for version in registry.versions(ModelRole.POLICY)}
     # What it was trained from, which somebody may have replaced in service meanwhile.
@@ -219,7 +247,7 @@ def _publish(trainer: Any, registry: ModelRegistry) -> str:
     collator = trainer.online_collator
     version = registry.publish(
         ModelRole.POLICY,
-        copy_model(Path(trainer.args.output_dir)),
+        copy_model(folder),
         parent=parent,
         feedback_interval=(0, trainer.feedback_cursor) if trainer.feedback_cursor is not None else None,
         prompt_interval=(0, collator.cursor) if collator is not None else None,
@@ -299,15 +327,37 @@ def open_log(url: str, patience: float) -> LogReader:
     return store
 
 
+def _check_script_arguments(script_args: OnlineScriptArguments, training_args: GRPOConfig) -> None:
+    if script_args.dataset_streaming:
+        raise ConfigError("`dataset_streaming` is not for the recipes, which read prompts whole: leave it out")
+    if training_args.eval_strategy != "no" and script_args.dataset_name is None:
+        raise ConfigError(
+            f"`eval_strategy` is `{training_args.eval_strategy}`, but there is no `dataset_name`, of which the split "
+            "`dataset_test_split` would be evaluated on: name one, or see `evaluation_config`"
+        )
+
+
+def _model_init_kwargs(training_args: GRPOConfig, model_args: ModelConfig) -> dict[str, Any]:
+    named = {
+        "revision": model_args.model_revision,
+        "trust_remote_code": training_args.trust_remote_code,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+    }
+    return {**named, **(training_args.model_init_kwargs or {})}
+
+
+def _named_prompts(script_args: OnlineScriptArguments, split: str) -> Dataset:
+    name = str(script_args.dataset_name)
+    dataset = load_hf_dataset(name, script_args.dataset_config, split)
+    if "prompt" not in dataset.column_names:
+        raise ConfigError(f"the dataset `{name}` has no column `prompt`; it has {', '.join(dataset.column_names)}")
+    return dataset
+
+
 def _prompts(script_args: OnlineScriptArguments, store: LogReader | None) -> Dataset:
     if script_args.dataset_name is not None:
-        dataset = load_hf_dataset(
-            script_args.dataset_name, script_args.dataset_config, script_args.dataset_train_split
-        )
-        if "prompt" not in dataset.column_names:
-            found = ", ".join(dataset.column_names)
-            raise ConfigError(f"the dataset `{script_args.dataset_name}` has no column `prompt`; it has {found}")
-        return dataset
+        return _named_prompts(script_args, script_args.dataset_train_split)
     prompts = prompt_dataset(store.interactions(purpose=Purpose.CHAT)) if store is not None else None
     if not prompts:
         raise ConfigError("there are no prompts to train on: name a `dataset_name`, or a `store` that holds some")

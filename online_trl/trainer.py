@@ -36,6 +36,8 @@ from .shared_base import has_lora, on_shared_base
 from .store import LogReader
 from .types import ModelRole
 
+_OF_CONFIG = ("revision", "trust_remote_code")
+
 
 class OnlineTrainerMixin(CheckpointMixin):
     """
@@ -266,7 +268,7 @@ def reward_lora(args: Any) -> Any:
     return LoraConfig(**args.reward_lora)
 
 
-def check_model(setting: str, name: str | None) -> None:
+def check_model(setting: str, name: str | None, model_init_kwargs: dict[str, Any] | None = None) -> None:
     """
     Checks that a model can be found, by its configuration alone.
 
@@ -275,6 +277,8 @@ def check_model(setting: str, name: str | None) -> None:
             Where it was named, for the message.
         name (`str`, *optional*):
             Hub id or folder.
+        model_init_kwargs (`dict`, *optional*):
+            How it is to be loaded: its `revision`, and whether to `trust_remote_code`.
 
     Raises:
         [`~online_trl.config.ConfigError`]: if it cannot.
@@ -282,7 +286,8 @@ def check_model(setting: str, name: str | None) -> None:
     if not name:
         raise ConfigError(f"`{setting}` is not set: give a hub id or the folder of a model")
     try:
-        AutoConfig.from_pretrained(name)
+        given = model_init_kwargs or {}
+        AutoConfig.from_pretrained(name, **{key: given[key] for key in _OF_CONFIG if key in given})
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the model `{name}`, which is the `{setting}`: {error}") from error
 

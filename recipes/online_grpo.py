@@ -6,7 +6,7 @@ GRPO on live feedback, for `accelerate launch`:
 Every field of the YAML file can be given as a flag, which then overrides it.
 """
 
-from trl import get_peft_config
+from trl import get_peft_config, get_quantization_config
 
 from online_trl.evaluate_script import add_evaluation, prepare_evaluation
 from online_trl.grpo import OnlineGRPOConfig, OnlineGRPOTrainer
@@ -22,7 +22,9 @@ def main() -> None:
         reward_funcs=job.reward_funcs,
         args=training_args,
         train_dataset=job.prompts,
+        eval_dataset=job.eval_prompts,
         store=job.store,
+        quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
     add_evaluation(trainer, script_args, evaluation)

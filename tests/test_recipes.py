@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pandas
 import pytest
+import torch
 import yaml
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
+from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import ModelConfig
@@ -344,6 +346,9 @@ def test_every_accelerate_config_loads_and_names_a_file_that_exists(file):
         ),
         ({"reward_sources": ["x"]}, "`reward_sources` must be a mapping of names to options, not list"),
         ({"reward_config": {"learning_rat": 1}}, "did you mean `learning_rate`?"),
+        ({"dataset_streaming": True}, "`dataset_streaming` is not for the recipes"),
+        ({"eval_strategy": "steps", "eval_steps": 1}, "it is not divided into splits"),
+        ({"eval_strategy": "steps", "eval_steps": 1, "dataset_name": None}, "there is no `dataset_name`, of which"),
         ({"fresh_prompt_fraction": 2.0}, "`fresh_prompt_fraction` is 2.0"),
         ({"registry": None}, "the reward source `live` needs both `store` and `registry`"),
     ],
@@ -379,6 +384,48 @@ def test_a_dataset_without_prompts_names_the_columns_it_has(tiny_policy, tmp_pat
     Dataset.from_list([{"question": "what?"}]).to_json(tmp_path / "prompts.jsonl")
     with pytest.raises(ConfigError, match="has no column `prompt`; it has question"):
         prepare(*parse_arguments(OnlineGRPOConfig, ["--config", str(config)]))
+
+
+def test_a_model_is_loaded_as_trls_model_config_says(tiny_policy, tmp_path):
+    from online_trl.config import ConfigError
+    from online_trl.script import parse_arguments, prepare
+
+    config = settings(tmp_path, tiny_policy, per_device_train_batch_size=8)
+    flags = ["--model_revision", "v2", "--attn_implementation", "eager", "--dtype", "bfloat16"]
+    parsed = parse_arguments(OnlineGRPOConfig, ["--config", str(config), *flags])
+    prepare(*parsed).store.close()
+    expected = {"revision": "v2", "attn_implementation": "eager", "dtype": "bfloat16", "trust_remote_code": False}
+    assert parsed[1].model_init_kwargs == expected
+    with pytest.raises(ConfigError, match="cannot read the model `no/such-model`"):
+        prepare(*parse_arguments(OnlineGRPOConfig, ["--config", str(config), "--model_name_or_path", "no/such-model"]))
+
+
+@pytest.mark.parametrize("recipe", CONFIGS)
+def test_a_policy_with_an_adapter_is_published_whole_and_trained_on(recipe, tiny_policy, tmp_path):
+    prompts = Dataset.from_list([{"prompt": [{"role": "user", "content": f"seed {number}"}]} for number in range(16)])
+    DatasetDict({"train": prompts, "test": prompts}).save_to_disk(tmp_path / "prompts")
+    quick = {"dataset_name": str(tmp_path / "prompts"), "reward_funcs": ["trainer_runs:brevity"], "max_steps": 3}
+    quick |= {"per_device_train_batch_size": 8, "num_generations": 8 if recipe == "online_grpo" else 1}
+    quick |= {"use_peft": True, "lora_target_modules": ["q_proj", "v_proj"], "learning_rate": 0.1, "num_iterations": 2}
+    quick |= {"evaluation_config": None, "eval_strategy": "steps", "eval_steps": 3}
+    registry = ModelRegistry(tmp_path / "registry")
+    start = tiny_policy
+    for round_name in ("first", "second"):
+        config = settings(tmp_path, start, **quick, output_dir=str(tmp_path / round_name))
+        finished = launch(recipe, "--config", config)
+        assert finished.returncode == 0, finished.stderr[-3000:]
+        assert "eval_reward" in finished.stdout
+        newest = registry.versions(ModelRole.POLICY)[-1]
+        folder = registry.path(newest.name)
+        assert not (folder / "adapter_config.json").exists()
+        merged, before = (AutoModelForCausalLM.from_pretrained(each).state_dict() for each in (folder, start))
+        changed = {name for name, weight in merged.items() if not torch.equal(weight, before[name])}
+        assert changed
+        assert all("q_proj" in name or "v_proj" in name for name in changed)
+        adapted = AutoPeftModelForCausalLM.from_pretrained(tmp_path / round_name).merge_and_unload().state_dict()
+        torch.testing.assert_close(merged, adapted)
+        start = str(folder)
+    assert newest.parent == "policy-0001"
 
 
 def test_flags_override_the_file(tiny_policy, tmp_path):

@@ -316,13 +316,13 @@ class OnlineRewardTrainer(RewardTrainer):
                 metrics[name].append(totals[amount] / totals[count])
 
 
-def save_merged(trainer: RewardTrainer, folder: str | Path, *, keep_adapter: bool = False) -> None:
+def save_merged(trainer: Any, folder: str | Path, *, keep_adapter: bool = False) -> None:
     """
-    Saves a whole sequence classification model and its tokenizer: an adapter is merged into what it was trained on. A
-    collective call.
+    Saves a trainer's whole model and its tokenizer: an adapter is merged into what it was trained on. A collective
+    call.
 
     Args:
-        trainer (`RewardTrainer`):
+        trainer (`Trainer`):
             Whose model to save.
         folder (`str` or `Path`):
             Where to.
