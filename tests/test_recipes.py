@@ -401,7 +401,8 @@ def test_a_model_is_loaded_as_trls_model_config_says(tiny_policy, tmp_path):
 
 
 @pytest.mark.parametrize("recipe", CONFIGS)
-def test_a_policy_with_an_adapter_is_published_whole_and_trained_on(recipe, tiny_policy, tmp_path):
+def test_a_policy_with_an_adapter_is_published_whole_and_trained_on(recipe, tiny_policy, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"), prepend=os.pathsep)
     prompts = Dataset.from_list([{"prompt": [{"role": "user", "content": f"seed {number}"}]} for number in range(16)])
     DatasetDict({"train": prompts, "test": prompts}).save_to_disk(tmp_path / "prompts")
     quick = {"dataset_name": str(tmp_path / "prompts"), "reward_funcs": ["trainer_runs:brevity"], "max_steps": 3}
