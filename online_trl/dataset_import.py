@@ -63,19 +63,13 @@ def load_hf_dataset(name: str, config: str | None = None, split: str = "train") 
     try:
         if path.is_dir() and any((path / file).is_file() for file in ("state.json", "dataset_dict.json")):
             loaded = load_from_disk(name)
-            return loaded[split] if isinstance(loaded, DatasetDict) else _only(loaded, split)
+            return loaded[split] if isinstance(loaded, DatasetDict) else loaded
         if path.is_file():
             builder = "parquet" if path.suffix == ".parquet" else "json"
-            return _only(load_dataset(builder, data_files=name, split="train"), split)
+            return load_dataset(builder, data_files=name, split="train")
         return load_dataset(name, config, split=split)
     except (OSError, KeyError, ValueError, DatasetNotFoundError) as error:
         raise ConfigError(f"cannot load the dataset `{name}` (split `{split}`): {error}") from error
-
-
-def _only(dataset: Dataset, split: str) -> Dataset:
-    if split != "train":
-        raise ValueError("it is not divided into splits")
-    return dataset
 
 
 def import_dataset(

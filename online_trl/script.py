@@ -330,10 +330,14 @@ def open_log(url: str, patience: float) -> LogReader:
 def _check_script_arguments(script_args: OnlineScriptArguments, training_args: GRPOConfig) -> None:
     if script_args.dataset_streaming:
         raise ConfigError("`dataset_streaming` is not for the recipes, which read prompts whole: leave it out")
-    if training_args.eval_strategy != "no" and script_args.dataset_name is None:
+    if training_args.eval_strategy == "no":
+        return
+    name = script_args.dataset_name
+    if name is None or Path(name).is_file() or (Path(name) / "state.json").is_file():
         raise ConfigError(
-            f"`eval_strategy` is `{training_args.eval_strategy}`, but there is no `dataset_name`, of which the split "
-            "`dataset_test_split` would be evaluated on: name one, or see `evaluation_config`"
+            f"`eval_strategy` is `{training_args.eval_strategy}`, but "
+            + ("there is no `dataset_name`" if name is None else f"the dataset `{name}` is not divided into splits")
+            + ", of which `dataset_test_split` would be evaluated on: name one that is, or see `evaluation_config`"
         )
 
 

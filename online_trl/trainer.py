@@ -44,7 +44,7 @@ class OnlineTrainerMixin(CheckpointMixin):
     Adds the feedback log and the live reward to a TRL trainer of the GRPO family.
 
     Args:
-        model, reward_funcs, args, train_dataset, **kwargs:
+        model, reward_funcs, args, train_dataset, eval_dataset, **kwargs:
             As in TRL's trainer. A [`~online_trl.rewards.scorer.LiveReward`] in `reward_funcs` is refreshed while
             training runs; a [`~online_trl.rewards.sources.RewardSource`] gives a reward options.
         store ([`~online_trl.store.LogReader`], *optional*):
@@ -69,6 +69,7 @@ class OnlineTrainerMixin(CheckpointMixin):
         reward_funcs: Any = None,
         args: GRPOConfig | None = None,
         train_dataset: Dataset | None = None,
+        eval_dataset: Any = None,
         *,
         store: LogReader | None = None,
         **kwargs: Any,
@@ -80,7 +81,7 @@ class OnlineTrainerMixin(CheckpointMixin):
         live = sources.live
         _check_arguments(args, self.config_type, kwargs, reads_log=store is not None)
         if store is not None or live is not None:
-            for name, dataset in _named_datasets(train_dataset, kwargs.get("eval_dataset")):
+            for name, dataset in _named_datasets(train_dataset, eval_dataset):
                 _check_conversational(name, dataset)
         if live is not None:
             _check_live_reward(live, args, store)
@@ -90,6 +91,7 @@ class OnlineTrainerMixin(CheckpointMixin):
             reward_funcs=sources.for_trl(),
             args=args,
             train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
             **kwargs,
         )
         self.reward_sources = sources

@@ -347,7 +347,7 @@ def test_every_accelerate_config_loads_and_names_a_file_that_exists(file):
         ({"reward_sources": ["x"]}, "`reward_sources` must be a mapping of names to options, not list"),
         ({"reward_config": {"learning_rat": 1}}, "did you mean `learning_rate`?"),
         ({"dataset_streaming": True}, "`dataset_streaming` is not for the recipes"),
-        ({"eval_strategy": "steps", "eval_steps": 1}, "it is not divided into splits"),
+        ({"eval_strategy": "steps", "eval_steps": 1}, "is not divided into splits, of which"),
         ({"eval_strategy": "steps", "eval_steps": 1, "dataset_name": None}, "there is no `dataset_name`, of which"),
         ({"fresh_prompt_fraction": 2.0}, "`fresh_prompt_fraction` is 2.0"),
         ({"registry": None}, "the reward source `live` needs both `store` and `registry`"),

@@ -55,8 +55,8 @@ class OnlinePPOConfig(OnlineArguments, GRPOConfig):
             `adapter` if the policy is trained by one, otherwise `model`.
         critic_model (`str`, *optional*):
             What the critic starts from: folder or hub id of a model; `live`, the version of the live reward model in
-            service; or folder of a saved critic. Defaults to the critic of its kind that was saved beside the policy,
-            or else the policy's model.
+            service; or folder of a saved critic. Defaults to the critic of its kind that was saved beside the model
+            that the policy is loaded from, or else to that model.
         gamma (`float`, *optional*, defaults to `1.0`):
             Discount factor.
         lam (`float`, *optional*, defaults to `0.95`):

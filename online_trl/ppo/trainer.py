@@ -50,7 +50,7 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
     PPO on live feedback, on the engine of TRL's `GRPOTrainer`.
 
     Args:
-        model, reward_funcs, args, train_dataset, **kwargs:
+        model, reward_funcs, args, train_dataset, eval_dataset, **kwargs:
             As in `GRPOTrainer`, with an [`OnlinePPOConfig`]. A [`~online_trl.rewards.scorer.LiveReward`] in
             `reward_funcs` is refreshed while training runs.
         store ([`~online_trl.store.LogReader`], *optional*):
@@ -92,16 +92,17 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
         reward_funcs: Any = None,
         args: OnlinePPOConfig | None = None,
         train_dataset: Any = None,
+        eval_dataset: Any = None,
         **kwargs: Any,
     ) -> None:
         _check_text_alone("train_dataset", train_dataset)
-        _check_text_alone("eval_dataset", kwargs.get("eval_dataset"))
+        _check_text_alone("eval_dataset", eval_dataset)
         if (kwargs.get("optimizers") or (None, None))[0] is not None:
             raise ConfigError(
                 "an optimiser that is made before the trainer does not know the critic, which would never learn: pass "
                 "`optimizer_cls_and_kwargs`, or set `optim`"
             )
-        super().__init__(model, reward_funcs, args, train_dataset, **kwargs)
+        super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, **kwargs)
         self._scores = torch.empty(0)
         self._scorable = torch.empty(0)
         critic = self._make_critic()
@@ -291,9 +292,15 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
             critic.save(Path(output_dir or self.args.output_dir) / CRITIC_FOLDER, own)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
         target: Any = self.model if model is None else model
-        target.critic.load(Path(resume_from_checkpoint) / CRITIC_FOLDER)
+        critic = target.critic
+        # transformers would miss the critic among the policy's weights, and warn of it.
+        del target.critic
+        try:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        finally:
+            target.critic = critic
+        critic.load(Path(resume_from_checkpoint) / CRITIC_FOLDER)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()

@@ -48,7 +48,9 @@ def state(critic):
 
 
 @pytest.mark.parametrize(("kind", "has_adapter"), KINDS)
-def test_each_kind_learns_and_comes_back_from_a_checkpoint(kind, has_adapter, tiny_policy, tmp_path, prompts):
+def test_each_kind_learns_and_comes_back_from_a_checkpoint(
+    kind, has_adapter, tiny_policy, tmp_path, prompts, monkeypatch
+):
     settings = {"critic": kind, **SAVING, **FREE}
     trainer = make(
         "ppo", tiny_policy, tmp_path, brevity, prompts, max_steps=8, peft_config=lora(has_adapter), **settings
@@ -66,7 +68,10 @@ def test_each_kind_learns_and_comes_back_from_a_checkpoint(kind, has_adapter, ti
     checkpoint = last_complete_checkpoint(tmp_path)
     again = make("ppo", tiny_policy, tmp_path / "again", brevity, prompts, peft_config=lora(has_adapter), **settings)
     assert not state(again.model.critic)[min(trained)].equal(after[min(trained)])
+    told = []
+    monkeypatch.setattr(again, "_issue_warnings_after_load", lambda result: told.extend(result.missing_keys))
     again._load_from_checkpoint(checkpoint)
+    assert not any(is_critic_name(name) for name in told)
     assert all(torch.equal(weight, after[name]) for name, weight in state(again.model.critic).items())
     policies = [dict(each.model.named_parameters()) for each in (trainer, again)]
     assert all(torch.equal(weight, policies[1][name]) for name, weight in policies[0].items())
