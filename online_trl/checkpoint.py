@@ -16,11 +16,13 @@ from .callbacks import RefreshCallback
 from .config import ConfigError
 from .data import OnlineDataCollator
 from .distributed import broadcast_from_main
+from .rewards.reward_model import gathered
 from .rewards.scorer import LiveReward
 from .rewards.sources import RewardSources
 from .types import ModelRole, VersionStatus
 
 STATE_FILE = "online_state.json"
+REFERENCE_FILE = "reference.pt"
 # The last file that transformers writes into a checkpoint.
 _LAST_FILE = "trainer_state.json"
 
@@ -40,7 +42,8 @@ class CheckpointMixin:
     - `refresh`: the feedback cursor, the step of the last refresh, and what is known of how people change.
 
     The statements that refreshes have learned from are read from the log again. In the middle of a rollout, each rank
-    keeps its share of it in `rollout_RANK.pt`. Reward versions that a killed run made after the checkpoint are
+    keeps its share of it in `rollout_RANK.pt`. A reference that follows the policy (`sync_ref_model`) is in
+    `reference.pt`. Reward versions that a killed run made after the checkpoint are
     abandoned, and made again under other names.
     """
 
@@ -52,6 +55,7 @@ class CheckpointMixin:
     live_reward: LiveReward | None
     online_collator: OnlineDataCollator | None
     refresh_callback: RefreshCallback | None
+    ref_model: Any
     _step: int
     _logs: dict[str, Any]
     _buffered_inputs: Any
@@ -88,6 +92,11 @@ class CheckpointMixin:
         folder = Path(output_dir)
         if not self._at_rollout_end:
             torch.save(self._buffered_inputs, folder / self._rollout_file)
+        if self._moves_reference:
+            reference = self.accelerator.unwrap_model(self.ref_model)
+            with gathered(list(reference.parameters())):
+                if self.args.should_save:
+                    torch.save(reference.state_dict(), folder / REFERENCE_FILE)
         if self.args.should_save:
             (folder / STATE_FILE).write_text(json.dumps(self._online_state()), encoding="utf-8")
         self.accelerator.wait_for_everyone()
@@ -105,10 +114,18 @@ class CheckpointMixin:
         if (folder / self._rollout_file).is_file():
             rollout = torch.load(folder / self._rollout_file, map_location="cpu", weights_only=True)
             self._buffered_inputs = send_to_device(rollout, self.args.device)
+        if self._moves_reference:
+            reference = self.accelerator.unwrap_model(self.ref_model)
+            with gathered(list(reference.parameters()), written_by=0):
+                reference.load_state_dict(torch.load(folder / REFERENCE_FILE, map_location="cpu", weights_only=True))
         if self._train_sampler is not None:
             # It shuffles anew for each epoch, and goes on from where its random stream is.
             for _ in range(int(self.state.epoch)):
                 next(iter(self._train_sampler), None)
+
+    @property
+    def _moves_reference(self) -> bool:
+        return getattr(self.args, "sync_ref_model", False) and self.ref_model is not None
 
     @property
     def _rollout_file(self) -> str:

@@ -51,7 +51,7 @@ def load_hf_dataset(name: str, config: str | None = None, split: str = "train") 
         config (`str`, *optional*):
             Configuration of a hub dataset.
         split (`str`, *optional*, defaults to `"train"`):
-            Split to take.
+            Split to take, of what is divided into splits.
 
     Raises:
         [`~config.ConfigError`]: if there is no such dataset or split.

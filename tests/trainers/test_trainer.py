@@ -234,6 +234,20 @@ def test_resuming_without_a_checkpoint_is_refused(tiny_policy, tmp_path, prompts
         trainer.train(resume_from_checkpoint=True)
 
 
+def test_a_reference_that_follows_the_policy_comes_back_from_a_checkpoint(tiny_policy, tmp_path, prompts):
+    settings = {"sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 0.9, "beta": 0.1}
+    settings |= {"save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-2}
+    straight = make("grpo", tiny_policy, tmp_path, brevity, prompts, max_steps=6, **settings)
+    straight.train()
+    resumed = make("grpo", tiny_policy, tmp_path, brevity, prompts, max_steps=6, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert logged(resumed, "loss") == pytest.approx(logged(straight, "loss"), abs=1e-6)
+    references = [dict(each.ref_model.named_parameters()) for each in (straight, resumed)]
+    torch.testing.assert_close(references[1], references[0])
+    policy = AutoModelForCausalLM.from_pretrained(tiny_policy)
+    assert not all(torch.equal(each, references[0][name]) for name, each in policy.named_parameters())
+
+
 def test_a_wrong_key_for_the_reward_model_is_refused_with_the_nearest(tiny_policy, registry, store, prompts, tmp_path):
     with pytest.raises(
         ConfigError, match=r"unknown key `learning_rat` in `reward_config`; did you mean `learning_rate`"
