@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextvars import ContextVar
-from http import HTTPMethod
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,6 +24,7 @@ Row = Interaction | Feedback
 _seen: ContextVar[list[Row] | None] = ContextVar("seen", default=None)
 
 _NO_ROUTE = "none"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OTHER_METHOD = "other"
 
 
@@ -93,7 +93,7 @@ class Observation:
     def _conclude(self, scope: Scope, status: int, seconds: float, rows: Sequence[Row]) -> None:
         route = _template(scope)
         # Anybody can make up methods, and a metric keeps each of its labels for good.
-        method = scope["method"] if scope["method"] in HTTPMethod.__members__ else _OTHER_METHOD
+        method = scope["method"] if scope["method"] in _METHODS else _OTHER_METHOD
         self._metrics.count_request(method, route, status, seconds)
         self._metrics.count_rows(rows)
         if self._log is not None:
