@@ -165,6 +165,8 @@ class Completions:
                     for stretch in piece.stretches:
                         answers[stretch.index].stretches.append(stretch)
                     await self._record([answer for answer in answers if answer.is_finished])
+                    if piece.token_count is not None:
+                        see([piece.token_count])
                     yield piece.wire
         finally:
             with anyio.CancelScope(shield=True):

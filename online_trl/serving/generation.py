@@ -255,6 +255,23 @@ def _chained(parts: Iterable[list[_Item] | None]) -> list[_Item] | None:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenCount:
+    """
+    How many tokens a reply has, where an engine tells that and not the tokens.
+
+    Args:
+        policy_version (`str`):
+            What answered.
+        prompt (`int`), completion (`int`):
+            Tokens of the prompt and of all answers.
+    """
+
+    policy_version: str
+    prompt: int
+    completion: int
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """
     A piece of a reply.
@@ -264,7 +281,10 @@ class Piece:
             What the client gets: a whole number of events of a stream, or the whole reply.
         stretches (`tuple[Generation, ...]`):
             What it carries of the answers. The last stretch of each answer, and only it, has a `finish_reason`.
+        token_count ([`TokenCount`], *optional*):
+            That of the whole reply, with its last piece, if the stretches carry no tokens.
     """
 
     wire: bytes
     stretches: tuple[Generation, ...] = ()
+    token_count: TokenCount | None = None

@@ -19,6 +19,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric, SummaryMetricFamil
 from ..store import FeedbackStore, StoreError
 from ..types import Feedback, FeedbackKind, Interaction
 from .engine import Engine
+from .generation import TokenCount
 
 UNKNOWN_VERSION = "unknown"
 """
@@ -106,20 +107,25 @@ class Metrics:
         """
         self._comparisons.labels(strategy, outcome).inc(count)
 
-    def count_rows(self, rows: Sequence[Interaction | Feedback]) -> None:
+    def count_rows(self, rows: Sequence[Interaction | Feedback | TokenCount]) -> None:
         """
         Counts what came into the log.
 
         Args:
-            rows (`Sequence[Interaction | Feedback]`):
-                The rows as stored.
+            rows (`Sequence[Interaction | Feedback | TokenCount]`):
+                The rows as stored, and the number of tokens of a reply whose rows have none.
         """
         for row in rows:
             if isinstance(row, Feedback):
                 self._unsettled.append(row)
+            elif isinstance(row, Interaction):
+                self._count_tokens(row.policy_version, len(row.prompt_ids or ()), len(row.completion_ids or ()))
             else:
-                self._tokens.labels(row.policy_version, "prompt").inc(len(row.prompt_ids or ()))
-                self._tokens.labels(row.policy_version, "completion").inc(len(row.completion_ids or ()))
+                self._count_tokens(row.policy_version, row.prompt, row.completion)
+
+    def _count_tokens(self, policy_version: str, prompt: int, completion: int) -> None:
+        self._tokens.labels(policy_version, "prompt").inc(prompt)
+        self._tokens.labels(policy_version, "completion").inc(completion)
 
     def settle(self) -> None:
         """

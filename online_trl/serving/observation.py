@@ -17,9 +17,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from ..types import Feedback, Interaction
+from .generation import TokenCount
 from .metrics import Metrics
 
-Row = Interaction | Feedback
+Row = Interaction | Feedback | TokenCount
 
 _seen: ContextVar[list[Row] | None] = ContextVar("seen", default=None)
 
@@ -30,10 +31,10 @@ _OTHER_METHOD = "other"
 
 def see(rows: Sequence[Row]) -> None:
     """
-    Tells that rows came into the log on behalf of the present request.
+    Tells that rows came into the log on behalf of the present request, or how many tokens its reply has.
 
     Args:
-        rows (`Sequence[Interaction | Feedback]`):
+        rows (`Sequence[Interaction | Feedback | TokenCount]`):
             The rows as stored.
     """
     if (seen := _seen.get()) is not None:
@@ -103,7 +104,7 @@ class Observation:
                 entry["key_id"] = caller.key_id
             entry |= _described(rows)
             if self._log_messages and rows:
-                entry["rows"] = [_words(row) for row in rows]
+                entry["rows"] = [_words(row) for row in rows if not isinstance(row, TokenCount)]
             (self._log.info if status < 500 else self._log.error)("request", **entry)
 
 
@@ -126,7 +127,7 @@ def _described(rows: Sequence[Row]) -> dict[str, Any]:
     return described
 
 
-def _words(row: Row) -> dict[str, Any]:
+def _words(row: Interaction | Feedback) -> dict[str, Any]:
     if isinstance(row, Interaction):
         return {"prompt": row.prompt, "completion": row.completion}
     return {"kind": row.kind.value, "value": row.value, "comment": row.comment, "tags": row.tags}

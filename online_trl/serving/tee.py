@@ -25,7 +25,7 @@ from pydantic import (
 
 from .engine import UpstreamError
 from .event_stream import event_data
-from .generation import ChatRequest, Generation, Origin, Piece
+from .generation import ChatRequest, Generation, Origin, Piece, TokenCount
 from .schemas import check_text
 
 logger = logging.getLogger(__name__)
@@ -96,6 +96,11 @@ class _Choice(_Part):
     logprobs: _IfReadable[_Logprobs] = None
 
 
+class _Usage(_Part):
+    prompt_tokens: int = Field(0, ge=0)
+    completion_tokens: int = Field(0, ge=0)
+
+
 class _Reply(_Part):
     """What is read of a completion, and of a chunk of one; the token ids are vLLM's `return_token_ids`."""
 
@@ -103,6 +108,7 @@ class _Reply(_Part):
     model: _IfReadable[_StorableName] = None
     choices: list[_Choice] = Field(default_factory=list)
     prompt_token_ids: _IfReadable[list[int]] = None
+    usage: _IfReadable[_Usage] = None
 
 
 class Tee:
@@ -120,6 +126,9 @@ class Tee:
         self._prompt_ids: list[int] | None = None
         self._unfinished: dict[int, Origin] = {}
         self._has_begun = False
+        self._version = request.generation.policy_version
+        self._tells_tokens = False
+        self._usage: _Usage | None = None
 
     def whole(self, body: bytes) -> Piece:
         """
@@ -135,7 +144,7 @@ class Tee:
         if not reply.choices:
             raise UpstreamError("the upstream server replied without an answer", said=body)
         stretches = self._stretches(reply)
-        return Piece(body, (*stretches, *self._ends()))
+        return Piece(body, (*stretches, *self._ends()), self._token_count())
 
     def event(self, event: bytes) -> Piece:
         """
@@ -148,7 +157,7 @@ class Tee:
         reply = self._chunk(data) if data and data != _DONE else _Reply()
         stretches = self._ends() if data == _DONE else self._stretches(reply)
         self._has_begun = True
-        return Piece(event, stretches)
+        return Piece(event, stretches, self._token_count() if data == _DONE else None)
 
     def _chunk(self, data: str) -> _Reply:
         try:
@@ -162,10 +171,18 @@ class Tee:
             logger.warning("an event of the upstream server is passed on and cannot be read for the log (%s)", wrong)
             return _Reply()
 
+    def _token_count(self) -> TokenCount | None:
+        if self._usage is None or self._tells_tokens:
+            return None
+        return TokenCount(self._version, self._usage.prompt_tokens, self._usage.completion_tokens)
+
     def _stretches(self, reply: _Reply) -> tuple[Generation, ...]:
         self._prompt_ids = reply.prompt_token_ids or self._prompt_ids
+        self._version = reply.model or self._version
+        self._usage = reply.usage or self._usage
+        self._tells_tokens |= any(choice.token_ids is not None for choice in reply.choices)
         origin = Origin(
-            policy_version=reply.model or self._request.generation.policy_version,
+            policy_version=self._version,
             sampling=self._sampling,
             upstream_id=reply.id,
         )

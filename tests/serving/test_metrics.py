@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from online_trl.serving import metrics
+from online_trl.serving.upstream_engine import UpstreamEngine
 from online_trl.store import StoreError
 from online_trl.types import Scope
 from serving.deployment import Deployment
-from serving.small_app import SmallApp, small_app
+from serving.small_app import SmallApp, app_before, small_app
+from serving.upstream import scripted_upstream
 
 
 @pytest.fixture
@@ -145,6 +148,28 @@ def test_tokens_are_counted_by_version(app: SmallApp):
     assert len(rows) == 3
     assert found["online_trl_tokens_total", "prompt", version] == 3 * usage["prompt_tokens"]
     assert found["online_trl_tokens_total", "completion", version] == sum(len(row.completion_ids) for row in rows)
+
+
+@pytest.mark.parametrize("with_ids", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+def test_tokens_are_those_that_an_upstream_tells(tmp_path: Path, stream: bool, with_ids: bool):
+    def part(name: str, usage: int) -> dict[str, Any]:
+        prompt_ids, ids = ({"prompt_token_ids": [1, 2, 3]}, {"token_ids": [4, 5]}) if with_ids else ({}, {})
+        answer = {name: {"content": "Hi"}, "finish_reason": "stop"} | ids
+        counts = {"prompt_tokens": 3, "completion_tokens": usage}
+        return {"model": "big", "choices": [answer], "usage": counts} | prompt_ids
+
+    with scripted_upstream() as (url, script), app_before(UpstreamEngine(url, model="big"), tmp_path) as app:
+        if stream:  # each event tells how many there are so far
+            last = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+            events = [f"data: {json.dumps(each)}\n\n".encode() for each in (part("delta", 1), last)]
+            script.streams(*events, b"data: [DONE]\n\n")
+        else:
+            script.says(json.dumps(part("message", 2)).encode())
+        body = {"messages": [{"role": "user", "content": "Hi"}], "stream": stream}
+        assert app.request("POST", "/v1/chat/completions", json=body).status_code == 200
+        found = read(app)
+    assert [found["online_trl_tokens_total", part, "big"] for part in ("prompt", "completion")] == [3, 2]
 
 
 def test_queues_are_measured(app: SmallApp):
