@@ -28,7 +28,7 @@ from trl import RewardTrainer
 
 from ..config import RefreshArguments
 from ..preferences import PreferenceBatch, cap_user_shares, statement_dataset
-from ..registry import Consumed, ModelRegistry, RegistryError, Sources, copy_model
+from ..registry import Consumed, ModelRegistry, Sources, copy_model
 from ..types import ModelRole, Statement, VersionStatus, utcnow
 from .anchors import renew_anchors
 from .collapse import Audit, find_collapse
@@ -252,15 +252,12 @@ class RewardRefresher:
         return judgement, find_collapse([*self._line(anchors.version), audit])
 
     def _why_gone(self) -> str | None:
-        """Says so if the live version can no longer be read, so that nothing can go on from it."""
-        if self.live.version is None:
+        """Says so if the live version has vanished from the registry, so that nothing can go on from it."""
+        name = self.live.version
+        if name is None or name in {version.name for version in self.registry.versions(ModelRole.REWARD)}:
             return None
-        try:
-            self.registry.path(self.live.version)
-        except RegistryError as error:
-            logger.warning("the reward model is made anew, for its last version cannot be read: %s", error)
-            return f"{self.live.version} can no longer be read"
-        return None
+        logger.warning("%s has vanished from the registry: the reward model is made anew", name)
+        return f"{name} has vanished from the registry"
 
     def _why_stuck(self) -> str | None:
         """Says so if the versions since the live one were refused one after the other, and none was made anew."""

@@ -199,8 +199,8 @@ def test_a_reward_version_that_vanished_is_made_anew(tiny_policy, tmp_path, prom
     trainer = make("grpo", tiny_policy, tmp_path, [live], prompts, store=store, callbacks=callbacks, **settings)
     trainer.train()
     first, second, *_ = trainer.refreshes
-    assert second.restarted == f"{first.version} can no longer be read"
-    assert "made anew, for its last version cannot be read" in caplog.text
+    assert second.restarted == f"{first.version} has vanished from the registry"
+    assert "has vanished from the registry: the reward model is made anew" in caplog.text
     assert len(logged(trainer, "loss")) == 4
 
 
