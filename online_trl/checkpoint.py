@@ -115,6 +115,10 @@ class CheckpointMixin:
             rollout = torch.load(folder / self._rollout_file, map_location="cpu", weights_only=True)
             self._buffered_inputs = send_to_device(rollout, self.args.device)
         if self._moves_reference:
+            if not (folder / REFERENCE_FILE).is_file():
+                raise ConfigError(
+                    "the checkpoint was written without `sync_ref_model`: resume without it, or start anew"
+                )
             reference = self.accelerator.unwrap_model(self.ref_model)
             with gathered(list(reference.parameters()), written_by=0):
                 reference.load_state_dict(torch.load(folder / REFERENCE_FILE, map_location="cpu", weights_only=True))

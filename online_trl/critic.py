@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CONFIG_NAME, AutoModel, PreTrainedModel
@@ -221,18 +222,16 @@ def make_critic(kind: str, start: str | None, policy: Any, model_init_kwargs: di
 
 
 def _model_critic(start: str | None, policy: Any, model_init_kwargs: dict[str, Any]) -> ModelCritic:
-    if start is not None:
-        return ModelCritic(start, dtype=policy.dtype)
-    path = policy.config._name_or_path
+    path = start or policy.config._name_or_path
     if not path:
         raise ConfigError(
             "the policy was not loaded from anywhere that its critic could be loaded from too: name a `critic_model`, "
             "or set `critic` to `head`"
         )
-    alike = {name: value for name, value in model_init_kwargs.items() if name in _LOADED_ALIKE}
+    alike = {name: value for name, value in model_init_kwargs.items() if name in _LOADED_ALIKE and start is None}
     critic = ModelCritic(path, dtype=policy.dtype, **alike)
     tokens = policy.get_input_embeddings().num_embeddings
-    if tokens != critic.model.get_input_embeddings().num_embeddings:  # the policy was given more of them
+    if tokens > critic.model.get_input_embeddings().num_embeddings:  # the policy was given more of them
         critic.model.resize_token_embeddings(tokens)
     return critic
 
@@ -276,10 +275,18 @@ def is_saved_part(path: str) -> bool:
     return (Path(path) / _WEIGHTS).is_file()
 
 
+def is_saved_adapter(folder: Path) -> bool:
+    """Says whether a folder holds a critic of the kind `adapter`."""
+    if not is_saved_part(str(folder)):
+        return False
+    with safe_open(folder / _WEIGHTS, framework="pt") as weights:
+        return any("lora_" in name for name in weights.keys())  # noqa: SIM118 - it is no mapping
+
+
 def saved_beside(policy_path: str, kind: str) -> str | None:
     """Returns the folder of the critic of a kind that was saved beside a policy, if there is one."""
     folder = Path(policy_path) / CRITIC_FOLDER
-    is_of_kind = is_saved_part(str(folder)) if kind != MODEL else (folder / "config.json").is_file()
+    is_of_kind = is_saved_part(str(folder)) if kind != MODEL else (folder / _HEAD).is_file()
     return str(folder) if is_of_kind else None
 
 

@@ -7,17 +7,17 @@ their own and never wait for it. Errors of the driver come out as [`StoreError`]
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from json import JSONDecoder
 from pathlib import Path
 from sqlite3 import Error as SQLiteError
 from sqlite3 import sqlite_version_info
 from typing import Any
 
 import sqlalchemy as sa
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError, StatementError
 
@@ -31,7 +31,7 @@ _BUSY_SECONDS = 60
 # Most that SQLite may cache for a connection; by default it is too little for the indexes of a long log.
 _CACHE_KIB = 16_000
 _LOCK_POSITION = sa.select(schema.log_position.c.seq).with_for_update()
-_JSON = JSONDecoder()
+_JSON = json.JSONDecoder()
 _MIGRATION_LOCK = 0x6F6E6C696E65
 
 
@@ -228,8 +228,11 @@ def _create_engine(url: sa.URL) -> sa.Engine:
 
 
 def _encode(value: Any) -> str:
-    # Several times as fast as the standard library's for a value as short as most are here.
-    return to_json(value).decode()
+    # Several times as fast as the standard library's for a value as short as most are here, which goes deeper.
+    try:
+        return to_json(value).decode()
+    except PydanticSerializationError:
+        return json.dumps(value)
 
 
 def _decode(text: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from trl import GRPOConfig, ModelConfig, ScriptArguments, TrlParser
 from .callbacks import StopCallback
 from .checkpoint import last_complete_checkpoint
 from .config import ConfigError, check_config_file
+from .critic import CRITIC_FOLDER, is_saved_adapter
 from .dataset_import import DatasetFormatError, import_dataset, load_hf_dataset
 from .distributed import broadcast_from_main, leave_process_group
 from .preferences import prompt_dataset
@@ -228,6 +230,10 @@ def _whole_policy(trainer: Any) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="policy-") as temporary:
         folder = Path(broadcast_from_main(lambda: temporary))
         save_merged(trainer, folder)
+        critic = Path(trainer.args.output_dir) / CRITIC_FOLDER
+        # One that is an adapter is on the base as it was before the policy's was merged into it.
+        if critic.is_dir() and not is_saved_adapter(critic):
+            broadcast_from_main(lambda: shutil.copytree(critic, folder / CRITIC_FOLDER) and None)
         yield folder
 
 
@@ -335,7 +341,7 @@ def _check_script_arguments(script_args: OnlineScriptArguments, training_args: G
     name = script_args.dataset_name
     if name is None or Path(name).is_file() or (Path(name) / "state.json").is_file():
         raise ConfigError(
-            f"`eval_strategy` is `{training_args.eval_strategy}`, but "
+            f"`eval_strategy` is `{training_args.eval_strategy.value}`, but "
             + ("there is no `dataset_name`" if name is None else f"the dataset `{name}` is not divided into splits")
             + ", of which `dataset_test_split` would be evaluated on: name one that is, or see `evaluation_config`"
         )

@@ -36,8 +36,6 @@ from .shared_base import has_lora, on_shared_base
 from .store import LogReader
 from .types import ModelRole
 
-_OF_CONFIG = ("revision", "trust_remote_code")
-
 
 class OnlineTrainerMixin(CheckpointMixin):
     """
@@ -247,6 +245,11 @@ def reward_config(args: Any) -> OnlineRewardConfig:
         "save_strategy": "no",
         "logging_strategy": "no",
     }
+    if args.reward_initial_model is None:
+        # The first one is made of the policy's model, and has to be made of the same revision of it.
+        given = _of_config(getattr(args, "model_init_kwargs", None))
+        settings["trust_remote_code"] = given.pop("trust_remote_code", False)
+        settings["model_init_kwargs"] = given or None
     return OnlineRewardConfig(**{**settings, **overrides})
 
 
@@ -288,10 +291,15 @@ def check_model(setting: str, name: str | None, model_init_kwargs: dict[str, Any
     if not name:
         raise ConfigError(f"`{setting}` is not set: give a hub id or the folder of a model")
     try:
-        given = model_init_kwargs or {}
-        AutoConfig.from_pretrained(name, **{key: given[key] for key in _OF_CONFIG if key in given})
+        AutoConfig.from_pretrained(name, **_of_config(model_init_kwargs))
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the model `{name}`, which is the `{setting}`: {error}") from error
+
+
+def _of_config(model_init_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """Returns what of these decides which model is loaded, and not how."""
+    given = model_init_kwargs or {}
+    return {name: given[name] for name in ("revision", "trust_remote_code") if name in given}
 
 
 def check_reward_config(args: Any) -> None:

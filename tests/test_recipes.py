@@ -347,7 +347,10 @@ def test_every_accelerate_config_loads_and_names_a_file_that_exists(file):
         ({"reward_sources": ["x"]}, "`reward_sources` must be a mapping of names to options, not list"),
         ({"reward_config": {"learning_rat": 1}}, "did you mean `learning_rate`?"),
         ({"dataset_streaming": True}, "`dataset_streaming` is not for the recipes"),
-        ({"eval_strategy": "steps", "eval_steps": 1}, "is not divided into splits, of which"),
+        (
+            {"eval_strategy": "steps", "eval_steps": 1},
+            "`eval_strategy` is `steps`, but the dataset .* is not divided into splits, of which",
+        ),
         ({"eval_strategy": "steps", "eval_steps": 1, "dataset_name": None}, "there is no `dataset_name`, of which"),
         ({"fresh_prompt_fraction": 2.0}, "`fresh_prompt_fraction` is 2.0"),
         ({"registry": None}, "the reward source `live` needs both `store` and `registry`"),
@@ -425,6 +428,7 @@ def test_a_policy_with_an_adapter_is_published_whole_and_trained_on(recipe, tiny
         assert all("q_proj" in name or "v_proj" in name for name in changed)
         adapted = AutoPeftModelForCausalLM.from_pretrained(tmp_path / round_name).merge_and_unload().state_dict()
         torch.testing.assert_close(merged, adapted)
+        assert not (folder / "critic").exists()  # one that is an adapter is none on the merged base
         start = str(folder)
     assert newest.parent == "policy-0001"
 

@@ -56,7 +56,8 @@ class OnlinePPOConfig(OnlineArguments, GRPOConfig):
         critic_model (`str`, *optional*):
             What the critic starts from: folder or hub id of a model; `live`, the version of the live reward model in
             service; or folder of a saved critic. Defaults to the critic of its kind that was saved beside the model
-            that the policy is loaded from, or else to that model.
+            that the policy is loaded from, or else to that model. The recipes publish a policy with an adapter merged,
+            beside which a critic of the kind `adapter` is none any more: it starts anew.
         gamma (`float`, *optional*, defaults to `1.0`):
             Discount factor.
         lam (`float`, *optional*, defaults to `0.95`):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
@@ -52,13 +53,15 @@ class PreferenceBatch:
     def statements(self) -> tuple[Statement, ...]:
         """
         Everything that was said, once, by `seq`: a ranking as the whole order rather than its pairs, unless some of
-        them had been said before.
+        them had been said before; then as the others, and its ties.
         """
-        new = {(pair.feedback_ids, pair.interaction_ids) for pair in self.pairs if pair.kind is FeedbackKind.RANKING}
-        whole = [ranking for ranking in self.rankings if _neighbours(ranking) <= new]
+        ranked = [pair for pair in self.pairs if pair.kind is FeedbackKind.RANKING]
+        new = {(pair.feedback_ids, pair.interaction_ids): pair.weight for pair in ranked}
+        whole = [each for each in self.rankings if _is_new(each, new)]
         told = {ranking.feedback_ids for ranking in whole}
+        rest = [tie for each in self.rankings if each.feedback_ids not in told for tie in _ties(each)]
         pairs = [pair for pair in self.pairs if pair.feedback_ids not in told]
-        return tuple(sorted([*pairs, *whole, *self.labels], key=lambda statement: statement.seq))
+        return tuple(sorted([*pairs, *whole, *rest, *self.labels], key=lambda statement: statement.seq))
 
     def still_counts(self, statement: Statement) -> bool:
         """Returns whether a statement of an earlier batch rests on nothing that was withdrawn in this one."""
@@ -105,11 +108,29 @@ def read_preferences(store: LogReader, *, after: int, upto: int) -> PreferenceBa
         return _read(store, after=after, upto=upto)
 
 
-def _neighbours(ranking: Ranking) -> set[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """The pairs that a ranking stands for, each known by what said it and the better and the worse answer."""
+def _is_new(ranking: Ranking, weights: Mapping[tuple[tuple[str, ...], tuple[str, ...]], float]) -> bool:
+    """Whether each pair that a ranking stands for has its full weight, of which what was said before is taken off."""
     groups = tiers(zip(ranking.interaction_ids, ranking.ranks, strict=True))
-    couples = (couple for better, worse in pairwise(groups) for couple in product(better, worse))
-    return {(ranking.feedback_ids, couple) for couple in couples}
+    return all(
+        math.isclose(weights.get((ranking.feedback_ids, couple), 0.0), 1 / (len(better) * len(worse)))
+        for better, worse in pairwise(groups)
+        for couple in product(better, worse)
+    )
+
+
+def _ties(ranking: Ranking) -> list[Ranking]:
+    """The answers that a ranking puts on one rank, as a ranking for each such rank."""
+    places = tiers(zip(range(len(ranking.ranks)), ranking.ranks, strict=True))
+    return [
+        replace(
+            ranking,
+            completions=[ranking.completions[place] for place in group],
+            interaction_ids=tuple(ranking.interaction_ids[place] for place in group),
+            ranks=(1,) * len(group),
+        )
+        for group in places
+        if len(group) > 1
+    ]
 
 
 @contextmanager

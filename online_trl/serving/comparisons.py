@@ -133,10 +133,10 @@ class Comparisons:
         if choice is not None and not self._rate_limits.count_comparison(user_id):
             choice = None
         if choice is None:
-            return _offer(request, asked, reply.wire, candidates[:1])
+            return _offer(request, asked, reply, candidates[:1])
         self._metrics.count_comparison(look.strategy, "asked")
         pair, how = choice
-        return _offer(request, asked, reply.wire, [candidates[pair.first], candidates[pair.second]], how)
+        return _offer(request, asked, reply, [candidates[pair.first], candidates[pair.second]], how)
 
     async def _look(self, request: ChatCompletionRequest, user_id: str) -> _Look | None:
         """Decides whether to look at a request, by lot, and how."""
@@ -229,17 +229,18 @@ def _message(answer: Generation) -> Message:
 def _offer(
     request: ChatCompletionRequest,
     asked: ChatRequest,
-    wire: bytes,
+    reply: Piece,
     answers: Sequence[Generation],
     comparison: Mapping[str, Any] | None = None,
 ) -> Offer:
     pieces = selected_reply(
         asked,
-        wire,
+        reply.wire,
         answers,
         is_comparison=comparison is not None,
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
+        token_count=reply.token_count,
     )
     ids = tuple(asked.interaction_ids[answer.index] for answer in answers)
     return Offer(asked.generation.messages, ids, _each(pieces), comparison or {})

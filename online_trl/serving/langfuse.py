@@ -19,7 +19,7 @@ from ..types import ANONYMOUS, Feedback, InvalidRecordError
 from . import scores
 from .client_keys import stored_key
 from .feedback_schemas import SaidAt, said_at
-from .schemas import Name, Text
+from .schemas import IfReadable, Name, Text
 from .settings import ServerSettings
 
 DataType = Literal["NUMERIC", "BOOLEAN", "CATEGORICAL", "TEXT", "CORRECTION"]
@@ -40,7 +40,7 @@ def _tags(metadata: JsonValue) -> dict[str, str]:
     named = metadata if isinstance(metadata, dict) else {_METADATA_TAG: metadata}
     if not isinstance(named.get(_USER) or ANONYMOUS, str):
         raise ValueError(f"`{_USER}` names the user and must be a text")
-    return {name: _tag(value) for name, value in named.items()}
+    return {name: _tag(value) for name, value in named.items() if name != _USER or value}
 
 
 class Score(BaseModel):
@@ -140,7 +140,7 @@ class Event(BaseModel):
     id: Name
     type: Name
     body: dict[str, Any]
-    timestamp: SaidAt | None = None
+    timestamp: IfReadable[SaidAt] = None
 
     def score(self) -> Score:
         """

@@ -11,7 +11,7 @@ import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 
@@ -33,7 +36,8 @@ MOST_ANSWERS = 16
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
-_DEEPEST = 64
+DEEPEST = 64
+"""Levels of lists and objects in each other that JSON may have here."""
 
 
 def check_text(text: str) -> str:
@@ -46,7 +50,7 @@ def check_text(text: str) -> str:
 def _check_storable(body: Any) -> None:
     """Refuses JSON that the log or an engine could not take. NUL is not refused: a policy may say it, and be told."""
     level = [body]
-    for _ in range(_DEEPEST):
+    for _ in range(DEEPEST):
         for value in level:
             if isinstance(value, str) and _HALF_PAIR.search(value):
                 raise ValueError("a text holds half of a surrogate pair, which is no character")
@@ -54,7 +58,7 @@ def _check_storable(body: Any) -> None:
                 raise ValueError("a number is not finite")
         level = [part for value in level for part in _parts(value)]
     if level:
-        raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
 
 
 def _parts(value: Any) -> Iterable[Any]:
@@ -62,6 +66,17 @@ def _parts(value: Any) -> Iterable[Any]:
         return (*value.keys(), *value.values())
     return value if isinstance(value, list) else ()
 
+
+def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return read(value)
+    except ValidationError:
+        return None
+
+
+_Value = TypeVar("_Value")
+IfReadable = Annotated[_Value | None, WrapValidator(_or_none)]
+"""What another program says in its own way, and what is done without where it cannot be read."""
 
 Text = Annotated[str, AfterValidator(check_text)]
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(check_text)]

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .generation import ChatRequest, Generation, Piece
+from .generation import ChatRequest, Generation, Piece, TokenCount
 from .schemas import Usage
 
 ASKED = "asked"
@@ -27,6 +27,7 @@ def selected_reply(
     is_comparison: bool,
     stream: bool,
     include_usage: bool,
+    token_count: TokenCount | None = None,
 ) -> tuple[Piece, ...]:
     """
     Returns the pieces of the reply.
@@ -42,14 +43,16 @@ def selected_reply(
             Whether they are there to be compared.
         stream (`bool`), include_usage (`bool`):
             How the reply is written.
+        token_count ([`~online_trl.serving.generation.TokenCount`], *optional*):
+            That of the engine's reply.
     """
     completion = _completion(request, json.loads(wire), answers)
     if is_comparison:
         completion["comparison"] = ASKED
     selected = tuple(replace(answer, index=place) for place, answer in enumerate(answers))
     if stream:
-        return tuple(_events(completion, selected, include_usage))
-    return (Piece(json.dumps(completion).encode(), selected),)
+        return (*_events(completion, selected, include_usage), Piece(b"data: [DONE]\n\n", token_count=token_count))
+    return (Piece(json.dumps(completion).encode(), selected, token_count),)
 
 
 def _completion(request: ChatRequest, completion: Mapping[str, Any], answers: Sequence[Generation]) -> dict[str, Any]:
@@ -71,7 +74,6 @@ def _events(completion: Mapping[str, Any], answers: Sequence[Generation], includ
         yield Piece(_event({**common, "choices": [grown]}), (answer,))
     if include_usage:
         yield Piece(_event({**common, "choices": [], "usage": completion.get("usage")}))
-    yield Piece(b"data: [DONE]\n\n")
 
 
 def _event(content: Mapping[str, Any]) -> bytes:

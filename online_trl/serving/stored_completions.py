@@ -30,6 +30,7 @@ _KINDS = {
     "comment": FeedbackKind.IMPLICIT,
 }
 _USER = "user"
+_KEYS_AT_ONCE = 256
 _THUMBS = {"up": True, "down": False}
 
 
@@ -181,8 +182,12 @@ def _row(
 def _next_key(store: FeedbackStore, prefix: str, standing: Feedback | None) -> str:
     """Returns the key after that of the standing row; those of a user's rows that were erased stay used up."""
     number = -1 if standing is None else int(standing.idempotency_key.removeprefix(prefix))
-    keys = (f"{prefix}{each}" for each in itertools.count(number + 1))
-    return next(key for key in keys if not store.erased_among([key_of_erased(key)]))
+    for start in itertools.count(number + 1, _KEYS_AT_ONCE):
+        keys = [f"{prefix}{each}" for each in range(start, start + _KEYS_AT_ONCE)]
+        erased = store.erased_among(map(key_of_erased, keys))
+        if free := [key for key in keys if key_of_erased(key) not in erased]:
+            return free[0]
+    raise AssertionError("the keys never end")
 
 
 def _said(row: Feedback) -> tuple[object, ...]:

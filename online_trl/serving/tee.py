@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -18,15 +18,13 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
     model_validator,
 )
 
 from .engine import UpstreamError
 from .event_stream import event_data
 from .generation import ChatRequest, Generation, Origin, Piece, TokenCount
-from .schemas import check_text
+from .schemas import DEEPEST, IfReadable, check_text
 
 logger = logging.getLogger(__name__)
 
@@ -50,17 +48,6 @@ _SAMPLING = (
     "logit_bias",
 )
 
-
-def _or_none(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
-    try:
-        return read(value)
-    except ValidationError:
-        return None
-
-
-_Value = TypeVar("_Value")
-_IfReadable = Annotated[_Value | None, WrapValidator(_or_none)]
-"""What an answer can be logged without."""
 
 _StorableName = Annotated[str, AfterValidator(check_text)]
 
@@ -91,24 +78,24 @@ class _Choice(_Part):
     index: int = Field(0, ge=0)
     message: dict[str, Any] = Field(default_factory=dict)
     delta: dict[str, Any] = Field(default_factory=dict)
-    finish_reason: _IfReadable[str] = None
-    token_ids: _IfReadable[list[int]] = None
-    logprobs: _IfReadable[_Logprobs] = None
+    finish_reason: IfReadable[str] = None
+    token_ids: IfReadable[list[int]] = None
+    logprobs: IfReadable[_Logprobs] = None
 
 
 class _Usage(_Part):
-    prompt_tokens: int = Field(0, ge=0)
-    completion_tokens: int = Field(0, ge=0)
+    prompt_tokens: int = Field(0, ge=0, lt=2**63)
+    completion_tokens: int = Field(0, ge=0, lt=2**63)
 
 
 class _Reply(_Part):
     """What is read of a completion, and of a chunk of one; the token ids are vLLM's `return_token_ids`."""
 
-    id: _IfReadable[_StorableName] = None
-    model: _IfReadable[_StorableName] = None
+    id: IfReadable[_StorableName] = None
+    model: IfReadable[_StorableName] = None
     choices: list[_Choice] = Field(default_factory=list)
-    prompt_token_ids: _IfReadable[list[int]] = None
-    usage: _IfReadable[_Usage] = None
+    prompt_token_ids: IfReadable[list[int]] = None
+    usage: IfReadable[_Usage] = None
 
 
 class Tee:
@@ -219,15 +206,22 @@ def _read(text: str | bytes) -> _Reply:
     return _Reply.model_validate(_storable(json.loads(text)))
 
 
-def _storable(value: Any) -> Any:
-    """Returns JSON without what the log could not keep: null for a number that is not finite, `?` for half a pair."""
+def _storable(value: Any, levels: int = DEEPEST) -> Any:
+    """
+    Returns JSON without what the log could not keep: null for what lies too deep or is no finite number, `?` for half
+    of a surrogate pair.
+    """
+    if levels == 0:
+        return None
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, list):
-        return [_storable(part) for part in value]
-    return {_storable(name): _storable(part) for name, part in value.items()} if isinstance(value, dict) else value
+        return [_storable(part, levels - 1) for part in value]
+    if isinstance(value, dict):
+        return {_storable(name): _storable(part, levels - 1) for name, part in value.items()}
+    return value
 
 
 def _text(content: Any) -> str:

@@ -95,11 +95,12 @@ def orders(log) -> list[tuple[str, ...]]:
         (("comparison", "ab", "first"), ("ranking", "abc", [1, 2, 3]), ["ab", "bc"]),
         (("comparison", "ab", "first"), ("ranking", "ab", [1, 2]), ["ab"]),
         (("ranking", "abc", [1, 2, 3]), ("ranking", "ac", [1, 2]), ["abc"]),
-        (("ranking", "abc", [1, 2, 3]), ("ranking", "abd", [1, 2, 3]), ["abc", "bd"]),
+        (("ranking", "abc", [1, 2, 3]), ("ranking", "dab", [3, 1, 2]), ["abc", "bd"]),
         (("ranking", "abc", [1, 2, 3]), ("comparison", "ac", "first"), ["abc"]),
         (("ranking", "ab", [1, 2]), ("ranking", "ab", [2, 1]), ["ab", "ba"]),
         (("comparison", "ab", "tie"), ("ranking", "ab", [1, 2]), ["ab", "ab"]),
         (("comparison", "ab", "tie"), ("ranking", "ab", [1, 1]), ["ab"]),
+        (("comparison", "ac", "first"), ("ranking", "abc", [1, 1, 2]), ["ac", "bc", "ab"]),
     ],
 )
 def test_what_was_said_before_is_no_statement_again(log, first, second, said):
@@ -107,6 +108,19 @@ def test_what_was_said_before_is_no_statement_again(log, first, second, said):
     for kind, named, value in (first, second):
         log.say(kind, [answers[text] for text in named], value)
     assert orders(log) == [tuple(order) for order in said]
+
+
+def test_a_ranking_weighs_only_what_thumbs_have_not_said(log):
+    answers = [log.answer(text) for text in "abc"]
+    for answer, up in zip(answers, (True, False, False), strict=True):
+        log.say("binary", [answer], up)
+    log.say("ranking", [answers[0], answers[2]], [1, 2])
+    weights = [
+        each.weight
+        for each in log.read().statements
+        if each.interaction_ids == (answers[0].interaction_id, answers[2].interaction_id)
+    ]
+    assert sum(weights) == pytest.approx(1.0)
 
 
 def test_what_a_ranking_said_again_is_a_statement_once_the_first_is_taken_back(log):

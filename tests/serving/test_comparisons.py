@@ -361,6 +361,8 @@ def test_candidates_of_an_upstream_server_are_compared(upstream: tuple[SmallApp,
     texts = [stored[name].completion[0]["content"] for name in ids]
     assert sorted(texts) == ["one", "two"]
     assert {row.upstream_id for row in stored.values()} == {"chatcmpl-7"}
+    counts = samples(app.request("GET", "/metrics").text)
+    assert [counts["online_trl_tokens_total", part, "big"] for part in ("prompt", "completion")] == [3, 4]
     assert {row.policy_version for row in stored.values()} == {"big"}
     common = {name: UPSTREAM_REPLY[name] for name in ("id", "created", "model", "service_tier")}
     choices = [{"index": place, "finish_reason": "stop", "safety": "checked"} for place in (0, 1)]

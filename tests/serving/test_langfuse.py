@@ -181,6 +181,18 @@ def test_a_score_has_the_time_of_its_event_unless_it_has_its_own(app: SmallApp):
     assert [stored(app, each["body"]["id"]).created_at.month for each in (late, told)] == [1, 2]
 
 
+@pytest.mark.parametrize("nobody", [None, "", False])
+def test_a_score_that_names_nobody_is_of_nobody(app: SmallApp, nobody: Any):
+    score = event(app.add_answer(), metadata={"userId": nobody})["body"]
+    assert post(app, "scores", score).status_code == 200
+    assert stored(app, score["id"]).user_id == "anonymous"
+
+
+def test_an_unreadable_time_of_an_event_does_not_cost_its_score(app: SmallApp):
+    unzoned = event(app.add_answer()) | {"timestamp": "2026-02-01T00:00:00"}
+    assert post(app, "ingestion", {"batch": [unzoned]}).json()["errors"] == []
+
+
 def test_metadata_may_be_any_json(app: SmallApp):
     score = event(app.add_answer(), metadata=["a", 1])["body"]
     assert post(app, "scores", score).status_code == 200
@@ -191,6 +203,8 @@ def test_key_in_the_header_is_that_of_a_score_without_an_id(app: SmallApp):
     score = event(app.add_answer(), id=None)["body"]
     first, again = (post(app, "scores", score, **{"Idempotency-Key": "twice"}) for _ in range(2))
     assert first.json() == again.json() == {"id": "twice"}
+    listed = post(app, "scores", [score], **{"Idempotency-Key": "twice"})
+    assert (listed.status_code, "give each of a list its own `id`" in listed.json()["error"]["message"]) == (422, True)
 
 
 def test_scores_that_no_log_takes_are_to_be_sent_again(tmp_path: Path, policy_folders: list[Path]):

@@ -143,9 +143,12 @@ def test_answer_that_never_came_or_is_erased_leaves_the_others(app: SmallApp):
     kept, erased = app.add_answer(), app.add_answer()
     app.store.erase_interaction(erased)
     url = url_for(app, "never", erased, kept)
-    for body in (THUMB, THUMB | {"interaction_id": kept}):
-        _, (row,) = post(app, url, body)
-        assert row.interaction_ids == [kept]
+    _, (row,) = post(app, url, THUMB | {"interaction_id": kept})
+    assert row.interaction_ids == [kept]
+    # What is about all of them, or about the first, must not become one about those that happen to be there.
+    for body, status in ((THUMB, 422), ({"metric_name": "liked", "value": True}, 404)):
+        reply, rows = post(app, url, body)
+        assert (reply.status_code, rows) == (status, [])
     for name in ("never", erased):
         reply, rows = post(app, url, THUMB | {"interaction_id": name})
         assert (reply.status_code, rows) == (404, [])

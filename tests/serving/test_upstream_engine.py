@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import math
 import time
@@ -217,8 +218,14 @@ def test_whole_reply_goes_through_unchanged_and_is_read(scripted: Front):
         {"choices": [{"message": {"content": "Hi"}, "token_ids": [7], "logprobs": {"content": [token(-math.inf)]}}]},
         {"choices": [{"message": {"content": "Hi"}}], "model": "a\x00", "id": "b\x00"},
         {"choices": [{"message": {"content": "Hi", "refusal": "\ud83d"}}]},
+        {
+            "choices": [
+                {"message": {"content": "Hi", "deep": functools.reduce(lambda inner, _: [inner], range(300), 1)}}
+            ]
+        },
+        {"choices": [{"message": {"content": "Hi"}}], "usage": {"prompt_tokens": 1, "completion_tokens": 10**400}},
     ],
-    ids=["no number", "no finite logprob", "NUL in a name", "half of a pair"],
+    ids=["no number", "no finite logprob", "NUL in a name", "half of a pair", "too deep", "too many tokens"],
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_the_log_cannot_keep_does_not_cost_the_client_its_reply(

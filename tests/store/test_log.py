@@ -133,6 +133,14 @@ def test_a_number_that_json_cannot_hold_is_refused(store):
     assert store.latest_seq() == 0
 
 
+def test_what_is_nested_deeply_is_kept(store):
+    deep = 1
+    for _ in range(300):
+        deep = [deep]
+    rows = store.add_interactions([interaction(), interaction(sampling={"deep": deep}), interaction()])
+    assert store.interactions() == rows
+
+
 def test_one_seq_counts_over_interactions_and_feedback(store):
     assert store.latest_seq() == 0
     first, second = store.add_interactions([interaction(), interaction()])

@@ -358,8 +358,11 @@ def test_a_critic_of_its_own_is_made_of_any_family_of_models(family, tiny_policy
 def test_a_policy_that_was_given_more_tokens_gets_a_critic_that_knows_them(tiny_policy, tmp_path, prompts):
     policy = AutoModelForCausalLM.from_pretrained(tiny_policy)
     policy.resize_token_embeddings(policy.config.vocab_size + 3)
-    trainer = make("ppo", policy, tmp_path, brevity, prompts)
-    assert trainer.model.critic.model.get_input_embeddings().num_embeddings == policy.config.vocab_size
+    first = make("ppo", tiny_policy, tmp_path, brevity, prompts)
+    first.save_model(str(tmp_path / "saved"))
+    for critic_model in (None, str(tmp_path / "saved" / "critic")):
+        trainer = make("ppo", policy, tmp_path, brevity, prompts, critic_model=critic_model)
+        assert trainer.model.critic.model.get_input_embeddings().num_embeddings == policy.config.vocab_size
 
 
 def test_a_policy_from_nowhere_needs_to_be_told_where_its_critic_is_from(tiny_policy, tmp_path, prompts):

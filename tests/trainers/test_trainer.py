@@ -20,10 +20,12 @@ from transformers import (
 
 from feedback import WriteEachStep, add_comparisons
 from online_trl.config import ConfigError
+from online_trl.grpo import OnlineGRPOConfig
 from online_trl.rewards.functions import RewardFunctionError
 from online_trl.rewards.remote_scorer import RemoteScorer
 from online_trl.rewards.scorer import LiveReward
 from online_trl.rewards.sources import RewardSource
+from online_trl.trainer import reward_config
 from online_trl.types import ModelRole, VersionStatus
 from reward_models import save_reward_model
 from scoring_server import scoring_server
@@ -267,5 +269,17 @@ def test_a_run_is_resumed_with_what_it_had(tiny_policy, tmp_path, prompts, store
     make("grpo", tiny_policy, tmp_path, brevity, prompts, max_steps=1, save_strategy="steps", save_steps=1).train()
     with pytest.raises(ConfigError, match="written with `num_iterations` 1, not 2: resume with what it had"):
         make("grpo", tiny_policy, tmp_path, brevity, prompts, num_iterations=2).train(resume_from_checkpoint=True)
+    following = make("grpo", tiny_policy, tmp_path, brevity, prompts, sync_ref_model=True, beta=0.1)
+    with pytest.raises(ConfigError, match="written without `sync_ref_model`: resume without it"):
+        following.train(resume_from_checkpoint=True)
     with pytest.raises(ConfigError, match="written without a `store`: resume without it, or start anew"):
         make("grpo", tiny_policy, tmp_path, brevity, prompts, store=store).train(resume_from_checkpoint=True)
+
+
+def test_the_first_reward_model_is_made_of_the_policys_revision(tmp_path):
+    loaded = {"model_init_kwargs": {"revision": "v2", "trust_remote_code": True, "dtype": "bfloat16"}}
+    settings = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, **loaded}
+    made = reward_config(OnlineGRPOConfig(**settings))
+    assert (made.model_init_kwargs, made.trust_remote_code) == ({"revision": "v2"}, True)
+    of_another = reward_config(OnlineGRPOConfig(reward_initial_model="some/other", **settings))
+    assert (of_another.model_init_kwargs, of_another.trust_remote_code) == (None, False)

@@ -64,10 +64,26 @@ def read_feedback(body: FeedbackBody, idempotency_key: str | None, settings: Ser
     """
     if not isinstance(body, list):
         return [body.feedback(settings, idempotency_key=idempotency_key)]
-    if idempotency_key is not None:
-        reason = "the header is for a single statement; give each of a list its own `idempotency_key`"
-        raise RequestValidationError([{"loc": ("Idempotency-Key",), "msg": reason, "type": "value_error"}])
+    refuse_key_of_list(idempotency_key, "idempotency_key")
     return [request.feedback(settings) for request in body]
+
+
+def refuse_key_of_list(idempotency_key: str | None, field: str) -> None:
+    """
+    Refuses a key in the header that came with a list.
+
+    Args:
+        idempotency_key (`str`, *optional*):
+            The key.
+        field (`str`):
+            Where each of the list may have its own.
+
+    Raises:
+        `RequestValidationError`: if there is one.
+    """
+    if idempotency_key is not None:
+        reason = f"the header is for a single statement; give each of a list its own `{field}`"
+        raise RequestValidationError([{"loc": ("Idempotency-Key",), "msg": reason, "type": "value_error"}])
 
 
 def feedback_reply(body: FeedbackBody, stored: list[Feedback]) -> Response:

@@ -32,6 +32,7 @@ from ..langfuse import (
     ScoreError,
 )
 from ..service import Service
+from .feedback import refuse_key_of_list
 
 _UNAVAILABLE = 503
 
@@ -64,6 +65,7 @@ def langfuse_router(service: Service) -> APIRouter:
             row = body.feedback(service.settings, idempotency_key=idempotency_key)
             (stored,) = await record_feedback(service, [row])
             return CreatedScore(id=client_key(stored))
+        refuse_key_of_list(idempotency_key, "id")
         outcomes = await _record_each(service, body, Score.model_validate)
         return _list_reply(outcomes)
 

@@ -47,7 +47,7 @@ def signed_feedback_router(service: Service) -> APIRouter:
         urls.check(grant, signature)
         service.rate_limits.count_key(f"feedback URL {signature}")
         answers = await asyncio.to_thread(_answers, service.store, grant)
-        rows = read_feedback(_about([*answers], body), idempotency_key, service.settings)
+        rows = read_feedback(_about(grant, body), idempotency_key, service.settings)
         grant.check(rows)
         rows = await asyncio.to_thread(_by_their_user, service.store, grant, answers, rows)
         return feedback_reply(body, await record_feedback(service, rows))
@@ -64,25 +64,25 @@ async def _grant(
 
 
 def _answers(store: FeedbackStore, grant: FeedbackGrant) -> dict[str, Interaction]:
-    """Returns those of the grant's answers that are in the log, in its order; some may never have come, or be gone."""
+    """Returns those of the grant's answers that are in the log; some may never have come, or be gone."""
     found = store.get_interactions(grant.interaction_ids, tokens=False)
     if not found:
         raise UnknownInteractionError(grant.interaction_ids, store.erased_among(grant.interaction_ids))
-    return {name: found[name] for name in grant.interaction_ids if name in found}
+    return found
 
 
-def _about(names: list[str], body: FeedbackBody) -> FeedbackBody:
-    """Returns the body with these interactions where a statement names none."""
+def _about(grant: FeedbackGrant, body: FeedbackBody) -> FeedbackBody:
+    """Returns the body with the grant's interactions where a statement names none."""
     if isinstance(body, list):
-        return [_about_one(names, statement) for statement in body]
-    return _about_one(names, body)
+        return [_about_one(grant, statement) for statement in body]
+    return _about_one(grant, body)
 
 
-def _about_one(names: list[str], statement: AnyFeedbackRequest) -> AnyFeedbackRequest:
+def _about_one(grant: FeedbackGrant, statement: AnyFeedbackRequest) -> AnyFeedbackRequest:
     if isinstance(statement, MetricRequest):
-        return statement.model_copy(update={"inference_id": statement.inference_id or names[0]})
+        return statement.model_copy(update={"inference_id": statement.inference_id or grant.interaction_ids[0]})
     if statement.interaction_id is None and statement.interaction_ids is None:
-        return statement.model_copy(update={"interaction_ids": names})
+        return statement.model_copy(update={"interaction_ids": list(grant.interaction_ids)})
     return statement
 
 
