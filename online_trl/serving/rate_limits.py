@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from time import monotonic
 
 from limits import RateLimitItem, parse
 
@@ -101,7 +101,7 @@ class _Windows:
         self._windows: dict[str, _Window] = {}
 
     def charge(self, costs: Mapping[str, int]) -> None:
-        now = time.monotonic()
+        now = monotonic()
         self._forget(now)
         for name, cost in costs.items():
             window = self._windows.setdefault(name, _Window(now + self._seconds))
@@ -111,7 +111,7 @@ class _Windows:
             self._windows[name].spent += cost
 
     def has_room(self, name: str) -> bool:
-        self._forget(time.monotonic())
+        self._forget(monotonic())
         return name not in self._windows or self._windows[name].spent < self._limit.amount
 
     def _forget(self, now: float) -> None:

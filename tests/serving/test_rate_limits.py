@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from online_trl.serving import rate_limits
 from online_trl.serving.errors import RefusalError
 from online_trl.serving.rate_limits import RateLimits
 from online_trl.types import Scope
@@ -16,7 +16,8 @@ from serving.small_app import small_app
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A clock that a test moves."""
     now = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    # That of the limits alone: by the clock of the process, event loops in other threads count their waits.
+    monkeypatch.setattr(rate_limits, "monotonic", lambda: now[0])
     return now
 
 
