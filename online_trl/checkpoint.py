@@ -43,8 +43,8 @@ class CheckpointMixin:
 
     The statements that refreshes have learned from are read from the log again. In the middle of a rollout, each rank
     keeps its share of it in `rollout_RANK.pt`. A reference that follows the policy (`sync_ref_model`) is in
-    `reference.pt`. Reward versions that a killed run made after the checkpoint are
-    abandoned, and made again under other names.
+    `reference.pt`. Reward versions that a killed run made after the checkpoint are abandoned, and made again under
+    other names.
     """
 
     args: Any

@@ -59,7 +59,7 @@ class Critic(nn.Module):
         """Saves what the critic does not share; `state_dict` is its own, whole where it is sharded."""
         kept = {name: state_dict[name] for name in self._own_names() if name in state_dict}
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in kept.items()}, folder / _WEIGHTS)
+        _save_weights(kept, folder / _WEIGHTS)
 
     def load(self, folder: Path) -> None:
         """
@@ -105,14 +105,12 @@ class ModelCritic(Critic):
         return (self.model,)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        output = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        values: torch.Tensor = self.head(output.last_hidden_state)
+        values: torch.Tensor = self.head(_last_hidden(self.model, input_ids, attention_mask))
         return values[..., 0]
 
     def save(self, folder: Path, state_dict: dict[str, torch.Tensor]) -> None:
         self.model.save_pretrained(folder, state_dict=_without_prefix(state_dict, "model."))
-        head = _without_prefix(state_dict, "head.")
-        save_file({name: tensor.contiguous() for name, tensor in head.items()}, folder / _HEAD)
+        _save_weights(_without_prefix(state_dict, "head."), folder / _HEAD)
 
     def load(self, folder: Path) -> None:
         _saved_file(folder, CONFIG_NAME)
@@ -141,9 +139,7 @@ class HeadCritic(Critic):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         hidden = self._hidden
         if hidden is None:
-            hidden = self._backbone[0](
-                input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-            ).last_hidden_state
+            hidden = _last_hidden(self._backbone[0], input_ids, attention_mask)
         values: torch.Tensor = self.head(hidden)
         return values[..., 0]
 
@@ -191,8 +187,7 @@ class AdapterCritic(Critic):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         backbone = self.base.get_base_model().base_model
-        output = backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        values: torch.Tensor = self.head(output.last_hidden_state)
+        values: torch.Tensor = self.head(_last_hidden(backbone, input_ids, attention_mask))
         return values[..., 0]
 
 
@@ -228,7 +223,8 @@ def _model_critic(start: str | None, policy: Any, model_init_kwargs: dict[str, A
             "the policy was not loaded from anywhere that its critic could be loaded from too: name a `critic_model`, "
             "or set `critic` to `head`"
         )
-    alike = {name: value for name, value in model_init_kwargs.items() if name in _LOADED_ALIKE and start is None}
+    given = model_init_kwargs if start is None else {}
+    alike = {name: value for name, value in given.items() if name in _LOADED_ALIKE}
     critic = ModelCritic(path, dtype=policy.dtype, **alike)
     tokens = policy.get_input_embeddings().num_embeddings
     if tokens > critic.model.get_input_embeddings().num_embeddings:  # the policy was given more of them
@@ -324,6 +320,17 @@ def value_head(width: int, *, dtype: torch.dtype, device: torch.device) -> nn.Li
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
+
+
+def _last_hidden(backbone: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    hidden: torch.Tensor = backbone(
+        input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+    ).last_hidden_state
+    return hidden
+
+
+def _save_weights(weights: dict[str, torch.Tensor], file: Path) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, file)
 
 
 def _saved_file(folder: Path, name: str) -> Path:

@@ -230,11 +230,15 @@ def _whole_policy(trainer: Any) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="policy-") as temporary:
         folder = Path(broadcast_from_main(lambda: temporary))
         save_merged(trainer, folder)
-        critic = Path(trainer.args.output_dir) / CRITIC_FOLDER
-        # One that is an adapter is on the base as it was before the policy's was merged into it.
-        if critic.is_dir() and not is_saved_adapter(critic):
-            broadcast_from_main(lambda: shutil.copytree(critic, folder / CRITIC_FOLDER) and None)
+        broadcast_from_main(lambda: _copy_critic(Path(trainer.args.output_dir), folder))
         yield folder
+
+
+def _copy_critic(saved: Path, merged: Path) -> None:
+    critic = saved / CRITIC_FOLDER
+    # One that is an adapter is on the base as it was before the policy's was merged into it.
+    if critic.is_dir() and not is_saved_adapter(critic):
+        shutil.copytree(critic, merged / CRITIC_FOLDER)
 
 
 def _checkpoint(args: GRPOConfig) -> str | bool | None:

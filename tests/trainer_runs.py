@@ -55,5 +55,11 @@ def make(
     return trainer_type(model, reward_funcs, args, train_dataset=dataset, **given)
 
 
+def rollout(trainer):
+    """Runs one rollout as `train` would, and returns what the loss gets."""
+    trainer.model.train()
+    return trainer._generate_and_score_completions([dict(row) for row in trainer.train_dataset.select(range(8))])
+
+
 def logged(trainer, key):
     return [row[key] for row in trainer.state.log_history if key in row]

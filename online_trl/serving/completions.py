@@ -55,21 +55,23 @@ class Reply:
     A reply that has not begun yet.
 
     Args:
-        interaction_ids (`tuple[str, ...]`):
-            Id of each of the answers that were asked for.
         wire (`AsyncGenerator[bytes, None]`):
             What the client gets, piece by piece. The last piece of each answer comes after the answer is in the log.
             When the generator is closed or cancelled before, what was yielded is put into the log.
         answers (`Sequence[_Answer]`):
-            What comes of each.
+            What comes of each of the answers that were asked for.
         is_comparison (`bool`, *optional*, defaults to `False`):
             Whether the answers are there to be compared.
     """
 
-    interaction_ids: tuple[str, ...]
     wire: AsyncGenerator[bytes, None]
     answers: Sequence[_Answer]
     is_comparison: bool = False
+
+    @property
+    def interaction_ids(self) -> tuple[str, ...]:
+        """Id of each of the answers that were asked for."""
+        return tuple(answer.interaction_id for answer in self.answers)
 
     @property
     def begun_ids(self) -> tuple[str, ...]:
@@ -132,8 +134,7 @@ class Completions:
         offer = await self._comparisons.offer(request, body, version) if occasion.may_be_asked else None
         offer = offer or self._plain_offer(request, body, version)
         answers = [_Answer(offer, name, user_id, occasion.purpose, turn) for name in offer.interaction_ids]
-        wire = self._recorded(offer, answers)
-        return Reply(offer.interaction_ids, wire, answers, is_comparison=bool(offer.comparison))
+        return Reply(self._recorded(offer, answers), answers, is_comparison=bool(offer.comparison))
 
     def _plain_offer(self, request: ChatCompletionRequest, body: Mapping[str, Any], version: str) -> Offer:
         asked = request.chat_request(

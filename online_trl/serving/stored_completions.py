@@ -167,7 +167,9 @@ def _row(
     standing = earlier[-1] if earlier else None
     if standing is None and statement["value"] is None:
         return None
-    row = Feedback(
+    if standing is not None and _said(standing) == (statement["value"], statement.get("comment"), tags):
+        return None
+    return Feedback(
         interaction_ids=[interaction_id],
         user_id=user_id,
         tags=tags,
@@ -175,8 +177,6 @@ def _row(
         idempotency_key=_next_key(store, prefix, standing),
         **statement,
     )
-    is_same = standing is not None and _said(row) == _said(standing)
-    return None if is_same else row
 
 
 def _next_key(store: FeedbackStore, prefix: str, standing: Feedback | None) -> str:

@@ -20,17 +20,11 @@ from online_trl.registry import ModelRegistry
 from online_trl.rewards.anchors import Anchor, AnchorSet, Standard
 from online_trl.rewards.scorer import LiveReward, RewardScorer
 from online_trl.types import ModelRole
-from trainer_runs import brevity, logged, make, ones
+from trainer_runs import brevity, logged, make, ones, rollout
 
 ROOT = Path(__file__).parents[2]
 # A reference that the policy differs from, so that there is a KL divergence from the first rollout on.
 DRIFTED = {"max_steps": 1, "beta": 0.5, "learning_rate": 0.0}
-
-
-def rollout(trainer):
-    """Runs one rollout as `train` would, and returns what the loss gets."""
-    trainer.model.train()
-    return trainer._generate_and_score_completions([dict(row) for row in trainer.train_dataset.select(range(8))])
 
 
 def drift(trainer):

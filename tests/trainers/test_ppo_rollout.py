@@ -6,13 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from online_trl.config import ConfigError
 from online_trl.ppo import OnlinePPOConfig, OnlinePPOTrainer
-from trainer_runs import brevity, logged, make, ones
-
-
-def rollout(trainer, count=8):
-    """Runs one rollout as `train` would, and returns what the loss gets."""
-    trainer.model.train()
-    return trainer._generate_and_score_completions([dict(row) for row in trainer.train_dataset.select(range(count))])
+from trainer_runs import brevity, logged, make, ones, rollout
 
 
 def says_the_token(trainer):
