@@ -79,7 +79,7 @@ class OnlineTrainerMixin(CheckpointMixin):
         live = sources.live
         _check_arguments(args, self.config_type, kwargs, reads_log=store is not None)
         if store is not None or live is not None:
-            for name, dataset in _named_datasets(train_dataset, eval_dataset):
+            for name, dataset in named_datasets(train_dataset, eval_dataset):
                 _check_conversational(name, dataset)
         if live is not None:
             _check_live_reward(live, args, store)
@@ -356,7 +356,8 @@ def _check_arguments(args: Any, config_type: type[Any], given: dict[str, Any], *
         )
 
 
-def _named_datasets(train_dataset: Any, eval_dataset: Any) -> list[tuple[str, Any]]:
+def named_datasets(train_dataset: Any, eval_dataset: Any) -> list[tuple[str, Any]]:
+    """Returns the datasets that a trainer was given, each with what to call it in a message."""
     several = eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}
     named = [("train_dataset", train_dataset)]
     named += [(f"eval_dataset[{name!r}]" if name else "eval_dataset", dataset) for name, dataset in several.items()]

@@ -29,7 +29,7 @@ from ..critic import (
 )
 from ..distributed import broadcast_from_main
 from ..rewards.scorer import LiveReward
-from ..trainer import OnlineTrainerMixin
+from ..trainer import OnlineTrainerMixin, named_datasets
 from ..types import ModelRole
 from .config import IN_LOSS, IN_REWARD, LIVE, OnlinePPOConfig
 
@@ -95,8 +95,8 @@ class OnlinePPOTrainer(OnlineTrainerMixin, GRPOTrainer):
         eval_dataset: Any = None,
         **kwargs: Any,
     ) -> None:
-        _check_text_alone("train_dataset", train_dataset)
-        _check_text_alone("eval_dataset", eval_dataset)
+        for name, dataset in named_datasets(train_dataset, eval_dataset):
+            _check_text_alone(name, dataset)
         if (kwargs.get("optimizers") or (None, None))[0] is not None:
             raise ConfigError(
                 "an optimiser that is made before the trainer does not know the critic, which would never learn: pass "
@@ -326,16 +326,15 @@ def _check_gathers() -> None:
         )
 
 
-def _check_text_alone(name: str, datasets: Any) -> None:
-    for dataset in datasets.values() if isinstance(datasets, dict) else [datasets]:
-        row: dict[str, Any] = {} if dataset is None else next(iter(dataset), {})
-        contents = [message.get("content") for message in row.get("prompt", ()) if isinstance(message, dict)]
-        parts = [part for content in contents if isinstance(content, list) for part in content]
-        column = next((column for column in ("image", "images") if column in row), None)
-        if column is not None:
-            raise ConfigError(f"`{name}` has a column `{column}`, {_NO_IMAGES}; remove the column if it holds none")
-        if any(part["type"] != "text" for part in parts):
-            raise ConfigError(f"the prompts of `{name}` hold images, {_NO_IMAGES}")
+def _check_text_alone(name: str, dataset: Any) -> None:
+    row: dict[str, Any] = next(iter(dataset), {})
+    contents = [message.get("content") for message in row.get("prompt", ()) if isinstance(message, dict)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    column = next((column for column in ("image", "images") if column in row), None)
+    if column is not None:
+        raise ConfigError(f"`{name}` has a column `{column}`, {_NO_IMAGES}; remove the column if it holds none")
+    if any(part["type"] != "text" for part in parts):
+        raise ConfigError(f"the prompts of `{name}` hold images, {_NO_IMAGES}")
 
 
 def _send_policy_alone(vllm_generation: Any) -> None:
